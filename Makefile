@@ -1,0 +1,70 @@
+# make demo    train a small network on real data while measuring it; writes report.html, run.jsonl
+# make test    the tests (a few minutes)
+#
+# Both create .venv and install the pinned dependencies first, once, and work offline afterwards.
+# Another interpreter:       make demo PYTHON=/usr/bin/python3.12   (Python >= 3.11)
+# Another package index:     pip's own settings are passed on, for instance PIP_INDEX_URL,
+#                            PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS. On Linux the default build of torch
+#                            carries several GB of CUDA libraries; to save them set
+#                            PIP_EXTRA_INDEX_URL to the CPU index named on PyTorch's install page.
+# More or fewer processes:   make test JOBS=4
+# Some of the tests:         make test PYTEST_ARGS="tests/core -x"
+
+PYTHON ?=
+JOBS ?= 2
+PYTEST_ARGS ?=
+export PYTHON
+
+BIN := .venv/bin
+# One thread per process: the processes are many, the matrices small.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: help venv dev demo test slow oracle browser wheel lint types docs bench bench-block clean distclean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+venv:
+	@tools/setup.sh test
+
+dev:
+	@tools/setup.sh dev
+
+demo: venv
+	$(BIN)/thermolearn measure --data digits --report report.html --json run.jsonl
+
+test: venv
+	$(PYTEST) -n $(JOBS)
+
+slow: dev
+	$(PYTEST) -n $(JOBS) -m slow
+
+browser: dev
+	$(PYTEST) -m browser
+
+wheel: dev
+	$(PYTEST) -m wheel
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench-block: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_block.py --require 20
+
+bench: bench-block
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_slq.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_probe.py
+
+clean:
+	rm -rf build dist site report.html run.jsonl .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

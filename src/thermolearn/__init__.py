@@ -1,0 +1,30 @@
+"""thermolearn: measure, predict and explain neural-network training, with error bars."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from thermolearn.core.estimate import Estimate
+    from thermolearn.measure.probe import Probe
+
+# Names are imported when first used, so that `import thermolearn` stays fast.
+_PUBLIC = {
+    "Estimate": "thermolearn.core.estimate",
+    "Probe": "thermolearn.measure.probe",
+}
+
+__all__ = ["Estimate", "Probe", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'thermolearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

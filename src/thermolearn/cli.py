@@ -1,0 +1,260 @@
+"""The command line: parse, call, print. Heavy imports happen inside the call that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thermolearn import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from thermolearn.data import Dataset
+    from thermolearn.train import TrainingRun
+
+# Plain help and errors: importing rich for them would double the start-up time.
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Measure neural-network training, with error bars.",
+)
+
+Option = typer.Option
+
+
+def main() -> None:
+    """Entry point of the `thermolearn` command."""
+    app(prog_name="thermolearn")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"thermolearn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def measure(
+    data: Annotated[
+        str,
+        Option(help="digits, breast_cancer, wine, diabetes, iris, or a .csv, .npz, .parquet file."),
+    ],
+    target: Annotated[
+        str | None, Option(help="Target column of the file; for .npz the array (default y).")
+    ] = None,
+    task: Annotated[
+        str | None,
+        Option(help="classification or regression; by default inferred, and the rule printed."),
+    ] = None,
+    loss: Annotated[str, Option(help="squared or cross-entropy.")] = "squared",
+    model: Annotated[
+        str, Option(help="mlp:64,64 or cnn:16,32 or package.module:callable.")
+    ] = "mlp:32,32",
+    weights: Annotated[
+        Path | None, Option(help="Start from these weights: .safetensors, or a torch state_dict.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        Option(help="Default 60; 0 with --weights, which measures the network as it is."),
+    ] = None,
+    lr: Annotated[
+        float | None, Option(help="Learning rate; default .05 for sgd, .001 for adam and adamw.")
+    ] = None,
+    batch_size: Annotated[int, Option(help="Samples per step.")] = 32,
+    optimizer: Annotated[str, Option(help="sgd, adam or adamw.")] = "sgd",
+    momentum: Annotated[float, Option(help="For sgd.")] = 0.0,
+    weight_decay: Annotated[float, Option(help="Of the optimizer.")] = 0.0,
+    activation: Annotated[str, Option(help="Of mlp and cnn: tanh, relu, gelu, ...")] = "tanh",
+    seed: Annotated[int, Option(help="Of the split, the weights and the order of samples.")] = 0,
+    test_fraction: Annotated[
+        float | None, Option(help="Share of rows held out; default 1/4 (digits: 500 rows).")
+    ] = None,
+    standardize: Annotated[
+        bool,
+        Option(help="--no-standardize takes the numbers as they are, for a brought network."),
+    ] = True,
+    every: Annotated[
+        int | None, Option(help="Steps between snapshots; default: about 120 snapshots in all.")
+    ] = None,
+    beta: Annotated[
+        float | None, Option(help="Inverse temperature; by default fitted to the loss.")
+    ] = None,
+    reference_size: Annotated[
+        int, Option(help="Training samples on which state functions are taken.")
+    ] = 256,
+    threads: Annotated[
+        int, Option(min=1, help="CPU threads; more pay only for large models on an idle machine.")
+    ] = 1,
+    report: Annotated[Path, Option(help="The report to write.")] = Path("report.html"),
+    json: Annotated[Path, Option(help="The record of the run to write.")] = Path("run.jsonl"),
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Train a network on data, or bring one, and report its thermodynamics."""
+    with _one_line_errors(debug):
+        _check_outputs({"--report": report, "--json": json}, [Path(data), weights])
+        import torch
+
+        from thermolearn.data import load
+
+        torch.set_num_threads(threads)
+        dataset = load(data, target, task, test_fraction, seed, standardize)
+        _print_dataset(dataset)
+        network = _make_model(model, dataset, seed, activation, weights)
+        from thermolearn.train import train
+
+        run = train(
+            network,
+            dataset,
+            loss=loss,
+            optimizer=optimizer,
+            lr=lr,
+            epochs=(0 if weights else 60) if epochs is None else epochs,
+            batch_size=batch_size,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            seed=seed,
+            every=every,
+            beta=beta,
+            reference_size=reference_size,
+            log=json,
+            command=_command(),
+            info={"model": model},
+        )
+        _finish(run, report, json)
+
+
+@app.command(name="report")
+def remake_report(
+    run: Annotated[Path, typer.Argument(help="A run.jsonl.")],
+    output: Annotated[Path, Option(help="The report to write.")] = Path("report.html"),
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Make the report of a recorded run again."""
+    with _one_line_errors(debug):
+        if not run.is_file():
+            raise FileNotFoundError(f"no file {run}; give the run.jsonl of a measurement")
+        _check_outputs({"--output": output}, [run])
+        from thermolearn.report import read_rows, write_report
+
+        write_report(read_rows(run), output)
+        typer.echo(f"report: {output.resolve()}")
+
+
+# -- the parts of `measure` -------------------------------------------------------------------
+
+
+def _print_dataset(dataset: Dataset) -> None:
+    typer.echo(
+        f"data: {dataset.name}, {len(dataset.x_train)} training and {len(dataset.x_test)} test "
+        f"rows, {dataset.n_inputs} inputs, {dataset.n_outputs} outputs"
+    )
+    typer.echo(f"task: {dataset.rule}")
+    typer.echo(f"scaling: {dataset.standardization.rule}")
+    for note in dataset.notes:
+        typer.echo(f"note: {note}")
+
+
+def _make_model(
+    spec: str, dataset: Dataset, seed: int, activation: str, weights: Path | None
+) -> nn.Module:
+    from thermolearn.models import build, load_weights
+
+    network = build(
+        spec, dataset.n_inputs, dataset.n_outputs, dataset.input_shape, seed, activation
+    )
+    parameters = sum(p.numel() for p in network.parameters())
+    typer.echo(f"model: {spec}, {parameters} parameters")
+    return load_weights(network, weights) if weights else network
+
+
+def _finish(run: TrainingRun, report: Path, json: Path) -> None:
+    ended = " (ended by Ctrl-C)" if run.interrupted else ""
+    typer.echo(f"trained: {run.steps} steps in {run.seconds:.1f} s{ended}; evaluating snapshots")
+    try:
+        run.probe.report(report)
+    except KeyboardInterrupt:
+        from thermolearn.report import write_report
+
+        write_report(run.probe.rows, report)
+        typer.echo("evaluation ended by Ctrl-C; the report holds what was finished")
+    typer.echo(run.probe.table())
+    typer.echo(f"report: {report.resolve()}")
+    typer.echo(f"record: {json.resolve()}")
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["thermolearn", *sys.argv[1:]])
+
+
+def _check_outputs(outputs: dict[str, Path], inputs: list[Path | None]) -> None:
+    """Before any work: every output can be written, and overwrites neither input nor output."""
+    import tempfile
+
+    taken = {path.resolve(): "an input" for path in inputs if path is not None}
+    for option, path in outputs.items():
+        if path.is_dir():
+            raise IsADirectoryError(f"{option} {path} is a directory; name a file in it")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"{option} {path}: there is no directory {path.parent}; make it first"
+            )
+        if path.resolve() in taken:
+            raise ValueError(f"{option} {path} is also {taken[path.resolve()]}; choose another")
+        taken[path.resolve()] = option
+        try:
+            if path.exists():
+                with path.open("ab"):
+                    pass
+            else:
+                with tempfile.TemporaryFile(dir=path.parent):
+                    pass
+        except OSError as error:
+            raise PermissionError(
+                f"{option} {path} cannot be written: {error.strerror}; choose another place"
+            ) from error
+
+
+@contextmanager
+def _one_line_errors(debug: bool) -> Iterator[None]:
+    """An error is one line on stderr and exit code 2; a bug of ours says so, with code 1."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split())
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("error: interrupted", err=True)
+            raise typer.Exit(130) from None
+        if isinstance(error, ValueError | TypeError | OSError):
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(2) from None
+        typer.echo(
+            f"error: {type(error).__name__}: {message} (--debug shows where it came from)", err=True
+        )
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Numerics that the rest of the library stands on."""

@@ -1,0 +1,495 @@
+"""The canonical ensemble of the states of all neurons, in Gaussian approximation.
+
+V. Vanchurin, "Towards a theory of machine learning", arXiv:2004.09280. Maximizing the entropy at
+given average bulk loss gives p(x) ~ pi(x) exp(-beta H(x)); with the states linearized around
+the forward pass, G = (1 - J)^T (1 - J) and A = (1 - beta m) + beta G,
+
+    log Z = (N/2) log 2 pi - 1/2 log det A.
+
+Writing tau = T - m (no reference: tau = -m) and L(tau) = log det(G + tau), log det A =
+N log beta + L, and every state function is linear in L and its derivatives. The relative entropy
+-KL(p|pi) is the S of the first law; the differential (Shannon) entropy is another quantity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thermolearn.core.errors import UnstableEnsembleError
+from thermolearn.core.estimate import Estimate
+from thermolearn.measure.canonical import backends, block
+from thermolearn.measure.canonical.system import (
+    REFERENCES,
+    BlockOperator,
+    JacobianBlocks,
+    SegmentOperator,
+)
+
+METHODS = ("auto", "block", "dense", "slq")
+LOG_2PI = math.log(2 * math.pi)
+WIDEST_BLOCK = 6000  # beyond it a pivot block costs more than Lanczos on the whole network
+HOT = 3e-6  # below this beta lambda, series: N T/2 and (T^2/2) L' agree to all but a few digits
+REMEMBERED = 6  # shifts whose log det is kept
+INVERSE_BETA = 10.0  # colder feed-forward ensembles take Lanczos on the inverse
+
+
+class CanonicalEnsemble:
+    """State functions of the ensemble at one temperature.
+
+    Parameters
+    ----------
+    J : JacobianBlocks or list of Tensor (B, n_l, n_{l-1}), Tensor (B, N, N), or SegmentOperator
+        The Jacobian at the fixed point: blocks of a feed-forward net, a dense (recurrent) matrix,
+        or matrix-free products.
+    beta : float
+        Inverse temperature, > 0.
+    mass : float
+        m of V = -(m/2)|x - x_ref|^2; stable below m_c = lambda_min(G) + 1/beta.
+    method : "auto", "block", "dense" or "slq"
+        Exact block elimination O(sum n^3); exact singular values O(N^3); stochastic Lanczos
+        quadrature with error bars. "auto" goes by size.
+    reference : "fixed-point", "origin" or "flat"
+    per_sample : bool
+        Return one value per sample (stderr: numerical, 0 if exact) instead of the batch mean
+        (stderr: spread over samples).
+    fixed_point : Tensor (B, N), optional
+        x*, needed for reference "origin" with plain blocks or a dense matrix.
+    steps, probes, seed : int
+        Of Lanczos quadrature.
+
+    Raises
+    ------
+    ValueError
+        beta <= 0, empty batch, NaN, shapes that do not chain, unknown options, too much memory.
+    UnstableEnsembleError
+        1 + beta (lambda_min - m) <= 0 for a sample (raised by the first state function).
+    """
+
+    def __init__(
+        self,
+        J: Any,
+        beta: float,
+        mass: float = 0.0,
+        method: str = "auto",
+        reference: str = "fixed-point",
+        *,
+        per_sample: bool = False,
+        fixed_point: Tensor | None = None,
+        steps: int = 30,
+        probes: int = 20,
+        seed: int = 0,
+    ):
+        if not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
+            raise ValueError(f"beta must be positive and finite, got {beta!r}")
+        if not math.isfinite(mass):
+            raise ValueError(f"mass must be finite, got {mass!r}")
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+        if reference not in REFERENCES:
+            raise ValueError(f"reference must be one of {REFERENCES}, got {reference!r}")
+        self.beta, self.mass, self.reference = float(beta), float(mass), reference
+        self.per_sample = per_sample
+        self._slq = (steps, probes, seed)
+        self._jacobian = _validated(J)
+        if fixed_point is None:
+            fixed_point = getattr(J, "fixed_point", None)
+        self.fixed_point = fixed_point
+        if reference == "origin" and fixed_point is None:
+            raise ValueError("reference='origin' needs fixed_point=x* of shape (B, N)")
+        self.layered = not isinstance(self._jacobian, Tensor)
+        self.batch, self.neurons = _sizes(self._jacobian)
+        self._place: dict[str, Any] = {"dtype": torch.float64, "device": _device(self._jacobian)}
+        self.method = self._choose(method)
+        if reference == "origin" and self.method == "slq":
+            raise ValueError("reference='origin' needs method 'block' or 'dense'")
+        self._cache: dict[str, Any] = {}
+
+    @classmethod
+    def fit(
+        cls, J: Any, average_loss: float, *, start: float | None = None, **options: Any
+    ) -> CanonicalEnsemble:
+        """The ensemble whose average loss (batch mean) is given: beta from U.
+
+        U(beta) decreases strictly, from (tr G - m N)/2 at beta -> 0 to 0 at beta -> infinity.
+        `start` is a guess of beta, e.g. that of the previous snapshot.
+
+        Raises
+        ------
+        ValueError
+            "no positive temperature gives this loss", with both limits.
+        """
+        from thermolearn.measure.canonical.fit import fit_beta
+
+        return fit_beta(cls, J, average_loss, options, start)
+
+    def at(self, beta: float) -> CanonicalEnsemble:
+        """The same network at another temperature, sharing all decompositions."""
+        if not (math.isfinite(beta) and beta > 0):
+            raise ValueError(f"beta must be positive and finite, got {beta!r}")
+        other = object.__new__(type(self))
+        other.__dict__ = {**self.__dict__, "beta": float(beta)}
+        return other
+
+    # -- back end --------------------------------------------------------------------------------
+
+    def _choose(self, method: str) -> str:
+        matrix = self._jacobian
+        if isinstance(matrix, Tensor):
+            if method == "block":
+                raise ValueError(
+                    "method='block' is for feed-forward blocks; a dense J takes 'dense' or 'slq'"
+                )
+            if method == "auto":
+                dense_bytes = 3 * self.batch * self.neurons**2 * 8
+                return "dense" if dense_bytes <= backends.DENSE_LIMIT else "slq"
+            return method
+        if isinstance(matrix, SegmentOperator):
+            if method in ("block", "dense"):
+                raise ValueError(f"method={method!r} needs the blocks: use jacobian_blocks(x)")
+            return "slq"
+        if method == "dense":
+            backends.check_dense_memory(self.batch, self.neurons)
+        if method == "auto":
+            return "block" if max(matrix.widths[1:-1], default=0) <= WIDEST_BLOCK else "slq"
+        return method
+
+    def _backend(self) -> Any:
+        """The decomposition, made once for all temperatures (Lanczos: once for hot, for cold)."""
+        inverse = self.method == "slq" and self.layered and self.beta > INVERSE_BETA
+        key = f"{self.method}-{inverse}"
+        if key not in self._cache:
+            self._cache[key] = self._make_backend(inverse)
+        return self._cache[key]
+
+    def _make_backend(self, inverse: bool) -> Any:
+        matrix = self._jacobian
+        if isinstance(matrix, JacobianBlocks) and len(matrix) == 0:
+            # one clamped segment: no neuron drives another, G is the identity
+            return backends.DenseSpectrum(
+                torch.zeros(self.batch, self.neurons, self.neurons, **self._place)
+            )
+        if self.method == "block" and isinstance(matrix, JacobianBlocks):
+            return block.BlockElimination(matrix)
+        if self.method == "dense":
+            return backends.DenseSpectrum(self.dense_jacobian())
+        operator: Any = matrix
+        if isinstance(matrix, Tensor):
+            operator = backends.DenseOperator(matrix)
+        elif not isinstance(matrix, SegmentOperator):
+            operator = BlockOperator(matrix, matrix.widths)
+        return backends.LanczosSpectrum(operator, inverse, *self._slq)
+
+    def dense_jacobian(self) -> Tensor:
+        """J as (B, N, N)."""
+        if isinstance(self._jacobian, Tensor):
+            return self._jacobian
+        if isinstance(self._jacobian, SegmentOperator):
+            raise ValueError("a matrix-free J has no dense form: use jacobian_blocks(x)")
+        backends.check_dense_memory(self.batch, self.neurons)
+        return backends.dense_matrix(self._jacobian, self._jacobian.widths)
+
+    @property
+    def tau(self) -> float:
+        """T - m with a reference measure, -m without: the shift of G."""
+        return (0.0 if self.reference == "flat" else 1 / self.beta) - self.mass
+
+    def _log_det(self, order: int) -> list[Tensor]:
+        """L, L', L'' up to the order asked for, at tau; the last few shifts are remembered."""
+        backend, memory = self._backend(), self._cache.setdefault("log_det", {})
+        key = (id(backend), self.tau)
+        if len(memory.get(key, ())) <= order:
+            try:
+                memory[key] = backend.log_det(self.tau, order)
+            except block.NotPositiveDefiniteError as error:
+                raise UnstableEnsembleError(self.mass, self.critical_mass) from error
+            while len(memory) > REMEMBERED:
+                del memory[next(iter(memory))]
+        return memory[key][: order + 1]
+
+    def _reduce(self, values: Tensor, what: str = "") -> Estimate:
+        """Batch mean (or per-sample values) of a (B,) or (B, P) tensor."""
+        method = f"{self.method}, {self.batch} samples"
+        probe_error = np.zeros(values.shape[0])
+        if values.ndim == 2:
+            probe_error = (values.std(1) / math.sqrt(values.shape[1])).cpu().numpy()
+            method += f", {values.shape[1]} probes"
+            values = values.mean(1)
+        sample = values.detach().cpu().numpy()
+        note = f"{what}; {method}" if what else method
+        if self.per_sample:
+            return Estimate(sample, probe_error, note=note)
+        if len(sample) == 1:
+            stderr = float(probe_error[0]) if not self._backend().exact else math.nan
+            return Estimate(float(sample[0]), stderr, 1.0, note=note + "; one sample has no spread")
+        return Estimate(
+            float(sample.mean()), float(sample.std(ddof=1)) / math.sqrt(len(sample)),
+            float(len(sample)), note=note,
+        )  # fmt: skip
+
+    def _hot_moments(self) -> tuple[Tensor, Tensor] | None:
+        """sum g_i and sum g_i^2, g = lambda - m, if beta is so small that series are sharper."""
+        if self.beta > HOT:
+            return None
+        trace, square = self._backend().traces()
+        n, m = self.neurons, self.mass
+        second = square - 2 * m * trace + n * m**2
+        if self.beta * float((second / n).max()) ** 0.5 > HOT:
+            return None
+        return trace - n * m, second
+
+    # -- state functions -------------------------------------------------------------------------
+
+    def _origin_terms(self, order: int) -> list[Tensor]:
+        """Q(tau) = tau b^T (tau + M M^T)^{-1} b and tau-derivatives; zero unless centered at 0."""
+        if self.reference != "origin":
+            return [torch.zeros(self.batch, **self._place)] * (order + 1)
+        from thermolearn.measure.canonical.origin import origin_terms
+
+        return origin_terms(self, order)
+
+    @property
+    def log_partition(self) -> Estimate:
+        """log Z = (N/2) log 2 pi - (N/2) log beta - L/2 (origin: - (beta/2) Q)."""
+        return self._reduce(self._log_partition(), "log Z, nats")
+
+    def _log_partition(self) -> Tensor:
+        n = self.neurons
+        (log_det,) = self._log_det(0)
+        shift = 0.5 * self.beta * self._origin_terms(0)[0]
+        return _add(0.5 * n * (LOG_2PI - math.log(self.beta)) - 0.5 * log_det, -shift)
+
+    @property
+    def free_energy(self) -> Estimate:
+        """F = -T log Z, in units of the loss."""
+        return self._reduce(-self._log_partition() / self.beta, "F = -T log Z, loss units")
+
+    @property
+    def average_loss(self) -> Estimate:
+        """U = -d log Z/d beta = N T/2 - (T^2/2) L' (flat: N T/2), in units of the loss."""
+        return self._reduce(self._average_loss(), "U, loss units")
+
+    def _average_loss(self) -> Tensor:
+        t = 1 / self.beta
+        if self.reference == "flat":
+            return torch.full_like(self._log_det(0)[0], 0.5 * self.neurons * t)
+        q = self._origin_terms(1)
+        moments = self._hot_moments()
+        if moments is not None:
+            first, second = moments
+            return _add(0.5 * (first - self.beta * second), 0.5 * (q[0] - t * q[1]))
+        slope = self._log_det(1)[1]
+        return _add(0.5 * self.neurons * t - 0.5 * t**2 * slope, 0.5 * (q[0] - t * q[1]))
+
+    @property
+    def heat_capacity(self) -> Estimate:
+        """C_V = dU/dT = N/2 - T L' - (T^2/2) L'' = beta^2 Var H; between 0 and N/2 for m = 0."""
+        return self._reduce(self._heat_capacity(), "C_V, nats")
+
+    def _heat_capacity(self) -> Tensor:
+        t = 1 / self.beta
+        if self.reference == "flat":
+            return torch.full_like(self._log_det(0)[0], 0.5 * self.neurons)
+        bend_q = self._origin_terms(2)[2]
+        moments = self._hot_moments()
+        if moments is not None:
+            return _add(0.5 * self.beta**2 * moments[1], -0.5 * t * bend_q)
+        _, slope, bend = self._log_det(2)
+        return _add(0.5 * self.neurons - t * slope - 0.5 * t**2 * bend, -0.5 * t * bend_q)
+
+    @property
+    def energy_variance(self) -> Estimate:
+        """Var H = T^2 C_V under the ensemble, squared loss units."""
+        return self._reduce(self._heat_capacity() / self.beta**2, "Var H, loss units squared")
+
+    @property
+    def complexity(self) -> Estimate:
+        """C(T; b, w) = -1/2 sum log(lambda_i + tau), nats; log Z(b, w) of the cold limit.
+
+        The differential entropy splits exactly as S_0(T) + C. The sign with which the source
+        attaches C to the first law is a convention; this one is C = +log Z(b, w).
+        """
+        return self._reduce(-0.5 * self._log_det(0)[0], "C = -1/2 sum log(lambda - m + T), nats")
+
+    @property
+    def thermodynamic_entropy(self) -> float:
+        """S_0(T) = (N/2)(1 + log 2 pi T), nats: the part that only knows the temperature."""
+        return 0.5 * self.neurons * (1 + LOG_2PI - math.log(self.beta))
+
+    @property
+    def total_entropy(self) -> Estimate:
+        """Total Shannon entropy = thermodynamic entropy + complexity (the differential entropy)."""
+        return self.entropy("differential")
+
+    def entropy(self, kind: str = "relative") -> Estimate:
+        """Entropy in nats; the two kinds are different functions.
+
+        "relative": -KL(p|pi) = beta U + log Z - (N/2) log 2 pi <= 0, the S of dU = T dS + dW
+        (without a reference: beta U + log Z). "differential": the Shannon entropy
+        (N/2)(1 + log 2 pi) - 1/2 log det A = S_0(T) + C, which does not obey that identity.
+        """
+        if kind == "relative":
+            value = self.beta * self._average_loss() + self._log_partition()
+            if self.reference != "flat":
+                value = value - 0.5 * self.neurons * LOG_2PI
+            return self._reduce(value, "S = -KL(p|reference), nats")
+        if kind == "differential":
+            value = self.thermodynamic_entropy - 0.5 * self._log_det(0)[0]
+            return self._reduce(value, "differential entropy, nats")
+        raise ValueError(f"kind must be 'relative' or 'differential', got {kind!r}")
+
+    # -- spectrum and stability ------------------------------------------------------------------
+
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of G, ascending, shape (B, N) (exact; squares of singular values)."""
+        if self._cache.get("eigenvalues") is None:
+            if isinstance(self._jacobian, JacobianBlocks) and len(self._jacobian) == 0:
+                return torch.ones(self.batch, self.neurons, **self._place)
+            backend = self._cache.get("dense-False")
+            if backend is None:
+                backend = backends.DenseSpectrum(self.dense_jacobian())
+            self._cache["eigenvalues"] = backend.eigenvalues
+        return self._cache["eigenvalues"]
+
+    def spectral_weight(self, edges: Sequence[float]) -> Estimate:
+        """Fraction of the eigenvalues of G in each bin between `edges`, batch mean with error."""
+        bounds = torch.as_tensor(edges, dtype=torch.float64)
+        if bounds.ndim != 1 or len(bounds) < 2 or bool((bounds.diff() <= 0).any()):
+            raise ValueError("edges must be an increasing sequence of at least two numbers")
+        if self.method == "slq":
+            backend = self._backend()
+            nodes, weights = backend.eigenvalue_nodes(), backend.weights
+        else:
+            nodes = self.spectrum().unsqueeze(1)
+            weights = torch.full_like(nodes, 1 / self.neurons)
+        inside = (nodes.unsqueeze(-1) >= bounds[:-1]) & (nodes.unsqueeze(-1) < bounds[1:])
+        fraction = (weights.unsqueeze(-1) * inside).sum(-2)
+        sample = fraction.reshape(-1, len(bounds) - 1).cpu().numpy()
+        n = len(sample)
+        spread = sample.std(0, ddof=1) / math.sqrt(n) if n > 1 else np.full(sample.shape[1], np.nan)
+        return Estimate(sample.mean(0), spread, n)
+
+    @property
+    def lambda_min(self) -> float:
+        """Smallest eigenvalue of G over all samples (Lanczos: from the quadrature nodes)."""
+        if self.method == "slq":
+            backend = self._backend()
+            nodes = backend.eigenvalue_nodes()[backend.weights > 1e-12]
+            return float(nodes.min())
+        if self._cache.get("lambda_min") is None:
+            self._cache["lambda_min"] = _smallest_eigenvalue(self)
+        return self._cache["lambda_min"]
+
+    @property
+    def lambda_max(self) -> float:
+        """Largest eigenvalue of G over all samples (Lanczos: from the quadrature nodes)."""
+        if self.method == "slq":
+            backend = self._backend()
+            return float(backend.eigenvalue_nodes()[backend.weights > 1e-12].max())
+        return float(self.spectrum().max())
+
+    @property
+    def critical_mass(self) -> float:
+        """m_c = lambda_min(G) + T (without a reference: lambda_min): the stability limit."""
+        return self.lambda_min + (0.0 if self.reference == "flat" else 1 / self.beta)
+
+    # -- learning efficiency ---------------------------------------------------------------------
+
+    def laplacian(self, kind: str = "edges") -> Estimate:
+        """Laplacian of F over the connections at fixed slopes f'; see `laplacian.edge_laplacian`.
+
+        "edges" is the total over all existing connections of element-wise segments. The Laplacian
+        over parameters ("weights") differs under weight sharing and includes f'': ask the network,
+        `NeuronSystem.free_energy_laplacian`.
+        """
+        if kind != "edges":
+            raise ValueError(
+                f"kind must be 'edges', got {kind!r}; the Laplacian over parameters is "
+                "NeuronSystem.free_energy_laplacian(x, beta, probes)"
+            )
+        from thermolearn.measure.canonical.laplacian import edge_laplacian
+
+        return self._reduce(edge_laplacian(self), "sum over edges of d2F/dw2 at fixed slopes")
+
+
+def _add(values: Tensor, extra: Tensor) -> Tensor:
+    """(B,) or (B, P) plus (B,)."""
+    return values + (extra if values.ndim == 1 else extra.unsqueeze(-1))
+
+
+def _device(matrix: Any) -> torch.device:
+    if isinstance(matrix, JacobianBlocks):
+        return matrix[0].device if len(matrix) else matrix.fixed_point.device
+    return matrix.device
+
+
+def _sizes(matrix: Any) -> tuple[int, int]:
+    if isinstance(matrix, Tensor):
+        return matrix.shape[0], matrix.shape[-1]
+    if isinstance(matrix, SegmentOperator):
+        return matrix.batch, matrix.size
+    return matrix.fixed_point.shape[0] if len(matrix) == 0 else len(matrix[0]), sum(matrix.widths)
+
+
+def _validated(J: Any) -> Tensor | JacobianBlocks | SegmentOperator:
+    """J in one of its three forms, in float64, checked."""
+    if isinstance(J, SegmentOperator):
+        return J
+    if isinstance(J, Tensor):
+        dense = (J if J.ndim == 3 else J.unsqueeze(0)).double()
+        if dense.ndim != 3 or dense.shape[-1] != dense.shape[-2]:
+            raise ValueError(f"a dense J must have shape (B, N, N), got {tuple(J.shape)}")
+        _check_finite([dense])
+        return dense
+    if not isinstance(J, (list, tuple)) or (len(J) == 0 and not isinstance(J, JacobianBlocks)):
+        raise ValueError("J must be a list of blocks, a tensor (B, N, N) or a SegmentOperator")
+    blocks = [torch.as_tensor(b).double() for b in J]
+    blocks = [b.unsqueeze(0) if b.ndim == 2 else b for b in blocks]
+    for i, one in enumerate(blocks):
+        if one.ndim != 3:
+            raise ValueError(f"block {i} must have shape (B, n_l, n_l-1), got {tuple(one.shape)}")
+        if i and (one.shape[-1] != blocks[i - 1].shape[-2] or one.shape[0] != blocks[0].shape[0]):
+            raise ValueError(
+                f"block {i} has shape {tuple(one.shape)}, which does not chain to block {i - 1} of "
+                f"shape {tuple(blocks[i - 1].shape)}: J_l must be (B, n_l, n_l-1)"
+            )
+    _check_finite(blocks)
+    if isinstance(J, JacobianBlocks):
+        return JacobianBlocks(
+            blocks, J.widths, J.fixed_point, J.slopes, J.edges, J.not_elementwise, J.samples_key
+        )
+    return JacobianBlocks(
+        blocks,
+        block.widths_of(blocks),
+        blocks[0].new_zeros(blocks[0].shape[0], 0),
+        not_elementwise="plain blocks carry no slopes: use NeuronSystem.jacobian_blocks(x)",
+    )
+
+
+def _check_finite(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.shape[0] == 0 or tensor.numel() == 0:
+            raise ValueError("J is empty: it needs at least one sample and one neuron")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError("J has NaN or infinite values")
+
+
+def _smallest_eigenvalue(ensemble: CanonicalEnsemble, accuracy: float = 1e-10) -> float:
+    """lambda_min(G): exact singular values if small, else bisection on positive definiteness."""
+    if ensemble.method == "dense" or ensemble.neurons <= 400:
+        return float(ensemble.spectrum().min())
+    backend = ensemble._backend()
+    low, high = 0.0, 1.0  # feed-forward: det G = 1 puts lambda_min in (0, 1]
+    while high - low > accuracy * high and high > 1e-14:
+        middle = 0.5 * (low + high)
+        try:
+            backend.log_det(-middle)
+            low = middle
+        except block.NotPositiveDefiniteError:
+            high = middle
+    return 0.5 * (low + high)

@@ -1,0 +1,131 @@
+"""The laws over a whole run, and which numbers only restate its loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from thermolearn.core.errors import NotApplicableError
+from thermolearn.core.estimate import Estimate, jackknife, mean_estimate
+from thermolearn.measure.canonical.laws import factorization_defect
+from thermolearn.measure.canonical.rows import Row, history, values_row
+
+RESTATES = 0.99
+
+
+def laws_run(run: Any, first: Any, last: Any) -> Row:
+    """First law summed over all windows, second law at fitted and fixed temperature."""
+    residuals = history(run, "laws", "closure_residual")
+    if "totals" not in run.cache.get("laws", {}):
+        raise NotApplicableError("the laws need at least two snapshots")
+    totals = run.cache["laws"]["totals"].cpu().numpy()
+    change, heat, work, residual = (mean_estimate(t) for t in totals)
+    closure = jackknife(lambda du, r: abs(r.mean()) / abs(du.mean()), totals[0], totals[3])
+    share = jackknife(lambda du, w: w.mean() / du.mean(), totals[0], totals[2])
+    worst = float(np.nanmax(np.abs(residuals))) / max(abs(float(change)), 1e-300)
+    falls = {
+        "second_law_fitted": _falling(history(run, "canonical", "entropy_differential")),
+        "second_law_beta_1": _falling(history(run, "canonical", "entropy_differential_beta_1")),
+        "second_law_beta_100": _falling(history(run, "canonical", "entropy_differential_beta_100")),
+    }
+    defect = factorization_defect(first.ensemble, last.ensemble, 10.0, 100.0)
+    values = values_row(
+        energy_change=change,
+        heat=heat,
+        work=work,
+        closure_residual=residual,
+        first_law_closure=closure,
+        largest_window_residual=worst,
+        complexity_share=share,
+        factorization_defect=defect,
+        **falls,
+    )
+    return {"values": values, "notes": _law_notes(run, float(closure), float(share), falls)}
+
+
+def _falling(series: np.ndarray) -> Estimate:
+    """Fraction of windows in which a series falls, and its change over the run in the note."""
+    series = series[np.isfinite(series)]
+    if len(series) < 2:
+        return Estimate(math.nan, math.nan, status="too few snapshots")
+    steps = np.diff(series)
+    fraction = float((steps < 0).mean())
+    return Estimate(
+        fraction,
+        math.sqrt(fraction * (1 - fraction) / len(steps)),
+        len(steps),
+        note=f"total change {series[-1] - series[0]:+.4g} nats",
+    )
+
+
+def _law_notes(run: Any, closure: float, share: float, falls: dict[str, Estimate]) -> list[str]:
+    notes = [
+        f"First law: an identity; over the run it closes to {100 * closure:.2g}% of |dU| at this "
+        "snapshot spacing. What is left is the quadrature between snapshots.",
+        f"Work (complexity) carries {100 * share:.2g}% of dU: "
+        + (
+            "at the fitted temperature U is close to N T / 2, so that the first law is "
+            "equipartition and complexity hardly takes part."
+            if abs(share) < 0.05
+            else "a share that equipartition alone does not give."
+        ),
+    ]
+    fitted, fixed = falls["second_law_fitted"], falls["second_law_beta_1"]
+    if math.isfinite(float(fitted)):
+        notes.append(
+            f"Second law at fitted temperature: the entropy falls in {100 * float(fitted):.0f}% of "
+            f"the windows ({fitted.note}); this is cooling (T follows the loss), not ordering at a "
+            "given temperature."
+        )
+    for name, beta in (("second_law_beta_1", 1), ("second_law_beta_100", 100)):
+        series = history(run, "canonical", f"entropy_differential_beta_{beta}")
+        series = series[np.isfinite(series)]
+        if len(series) < 2 or not math.isfinite(float(fixed)):
+            continue
+        change = series[-1] - series[0]
+        verdict = (
+            "it rises: in its fixed-temperature form the second law fails on this run, "
+            "and training descends the free energy"
+            if change > 0
+            else "it falls on this run"
+        )
+        notes.append(
+            f"Second law at fixed beta = {beta}: entropy falls in {100 * float(falls[name]):.0f}% "
+            f"of the windows; over the run it changes by {change:+.3g} nats: {verdict}."
+        )
+    return notes
+
+
+def restates(run: Any) -> Row:
+    """Which quantities restate the loss along the run: r^2 against it above 99%."""
+    loss = history(run, "canonical", "boundary_loss_fitted")
+    rows = []
+    names = ["beta", "temperature", "average_loss", "free_energy", "log_partition", "complexity",
+             "entropy_relative", "entropy_differential", "total_entropy", "thermodynamic_entropy",
+             "heat_capacity", "energy_variance"]  # fmt: skip
+    for name in names:
+        series = history(run, "canonical", name)
+        good = np.isfinite(series) & np.isfinite(loss) & (loss > 0)
+        if good.sum() < 4 or np.ptp(series[good]) == 0 or np.ptp(loss[good]) == 0:
+            continue
+        known = {"the loss": loss, "log of the loss": np.log(loss), "1 / loss": 1 / loss,
+                 "the loss squared": loss**2}  # fmt: skip
+        shares = {k: np.corrcoef(series[good], v[good])[0, 1] ** 2 for k, v in known.items()}
+        form = max(shares, key=lambda k: shares[k])
+        r2 = float(shares[form])
+        rows.append([name, r2, form, r2 > RESTATES])
+    if not rows:
+        raise NotApplicableError("fewer than four snapshots: cannot tell what restates the loss")
+    named = [str(r[0]) for r in rows if r[3]]
+    note = (
+        f"{', '.join(named)}: more than 99% of the variance along the run is explained by the loss "
+        "(or a power or the logarithm of it). At the fitted temperature U is N T / 2 nearly "
+        "exactly, so these numbers add little to the loss curve."
+        if named
+        else "no state function restates the loss to 99% on this run."
+    )
+    columns = ["name", "r2", "against", "restates the loss"]
+    return {"values": {}, "tables": {"restates": {"columns": columns, "rows": rows}},
+            "notes": [note]}  # fmt: skip

@@ -1,0 +1,166 @@
+"""What the states say once per run: trust in the Gaussian, spectrum of G, thermal robustness."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from thermolearn.core.errors import NotApplicableError, SamplerWarning
+from thermolearn.core.estimate import Estimate
+from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
+from thermolearn.measure.canonical.robustness import thermal_robustness
+from thermolearn.measure.canonical.rows import Row, values_row
+from thermolearn.measure.canonical.states import sample_states
+
+TRUST_SAMPLES, TRUST_NEURONS = 16, 2000
+TRUST_DRAWS, TRUST_ELEMENTS = (200, 4000), 1e7  # draws per sample; draws x samples x neurons
+HMC_SAMPLES, HMC_NEURONS = 4, 300
+
+
+def _clean_ensemble(point: Any, samples: int) -> tuple[Tensor, CanonicalEnsemble]:
+    x = point.x[:samples]
+    return x, CanonicalEnsemble(point.system.jacobian_blocks(x), point.ensemble.beta)
+
+
+def trust(run: Any, first: Any, last: Any) -> Row:
+    """The average loss without the Gaussian approximation, at the fitted temperature.
+
+    Importance-sampled noisy forward passes; where their effective sample size is too small, HMC.
+    """
+    if last.ensemble.neurons > TRUST_NEURONS:
+        raise NotApplicableError(
+            f"{last.ensemble.neurons} neurons: sampling the states is left out above "
+            f"{TRUST_NEURONS}; call sample_states yourself"
+        )
+    rows, notes, values = [], [], {}
+    for step, point in ((run.first.step, first), (run.last.step, last)):
+        x, gauss = _clean_ensemble(point, TRUST_SAMPLES)
+        fewest, most = TRUST_DRAWS
+        n = min(max(int(TRUST_ELEMENTS / (gauss.neurons * len(x))), fewest), most)
+        draws = sample_states(point.system, x, gauss.beta, n, keep_states=False, seed=run.last.seed)
+        method, exact, ess = "importance", draws.average_loss, float(draws.ess.min())
+        if draws.status != "ok" and gauss.neurons <= HMC_NEURONS:
+            x, gauss = _clean_ensemble(point, HMC_SAMPLES)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SamplerWarning)  # the status says it
+                chains = sample_states(
+                    point.system, x, gauss.beta, 300, "hmc", keep_states=False, chains=8,
+                    seed=run.last.seed,
+                )  # fmt: skip
+            method, exact, ess = "HMC", chains.average_loss, float(chains.ess.sum())
+        approx = float(gauss._average_loss().mean())
+        deviation = (approx - float(exact)) / float(exact)
+        error = float(exact.stderr) / abs(float(exact))
+        allowed = max(4 * error, 1e-3)
+        verdict = (
+            "cannot tell: under-sampled"
+            if exact.status != "ok"
+            else "trust"
+            if abs(deviation) <= allowed
+            else "do not trust"
+        )
+        rows.append(
+            [step, gauss.beta, method, approx, float(exact), float(exact.stderr), deviation, ess,
+             verdict]
+        )  # fmt: skip
+        where = "first" if step == run.first.step else "last"
+        values.update(
+            values_row(
+                **{
+                    f"average_loss_gaussian_{where}": approx,
+                    f"average_loss_exact_{where}": exact,
+                    f"ess_{where}": ess,
+                }
+            )
+        )
+        notes.append(
+            f"Step {step}, beta = {gauss.beta:.4g}: Gaussian U = {approx:.6g}, exact {exact} by "
+            f"{method} ({100 * deviation:+.2g}%): {verdict}."
+        )
+    columns = ["step", "beta", "method", "gaussian", "exact", "stderr", "relative deviation", "ESS",
+               "verdict"]  # fmt: skip
+    return {
+        "values": values,
+        "tables": {"trust": {"columns": columns, "rows": rows}},
+        "notes": notes,
+    }
+
+
+def spectrum(first: Any, last: Any) -> Row:
+    """Fractions of the eigenvalues of G in logarithmic bins, first and last snapshot."""
+    values: dict[str, Any] = {}
+    ensembles = {"first": _spectral(first), "last": _spectral(last)}
+    for name, ensemble in ensembles.items():
+        lowest = ensemble.lambda_min
+        limit = lowest + 1 / ensemble.beta
+        values.update(
+            values_row(
+                **{
+                    f"lambda_min_{name}": Estimate(lowest, note="smallest over the samples used"),
+                    f"critical_mass_{name}": Estimate(limit, note="m_c = lambda_min + T"),
+                }
+            )
+        )
+    low = 0.5 * min(e.lambda_min for e in ensembles.values())
+    high = 2 * max(e.lambda_max for e in ensembles.values())
+    edges = np.geomspace(low, high, 33)
+    pair = [e.spectral_weight(edges.tolist()) for e in ensembles.values()]
+    rows = [
+        list(row)
+        for row in zip(
+            edges, edges[1:], *(_bins(e, name) for e in pair for name in ("value", "stderr")),
+            strict=False,
+        )
+    ]  # fmt: skip
+    columns = ["from", "to", "first", "first stderr", "last", "last stderr"]
+    rows = [[float(v) if math.isfinite(float(v)) else None for v in row] for row in rows]
+    return {
+        "values": values,
+        "tables": {"spectrum": {"columns": columns, "rows": rows}},
+        "notes": [
+            "det G = 1 exactly for a feed-forward net, so eigenvalues lie on both sides of 1."
+        ],
+    }
+
+
+def _spectral(point: Any) -> CanonicalEnsemble:
+    """The ensemble on as many samples as exact eigenvalues are affordable for."""
+    if point.ensemble.method == "slq":
+        return point.ensemble
+    if point.ensemble.neurons > 3000:
+        raise NotApplicableError("too many neurons for exact eigenvalues")
+    return _clean_ensemble(point, 32 if point.ensemble.neurons <= 500 else 4)[1]
+
+
+def _bins(estimate: Estimate, name: str) -> np.ndarray:
+    """Values or error bars of an Estimate, one per bin."""
+    return np.broadcast_to(np.asarray(getattr(estimate, name)), np.shape(estimate.value))
+
+
+def robustness(last: Any) -> Row:
+    """Accuracy under the ensemble's own noise against temperature."""
+    if last.labels is None:
+        raise NotApplicableError("thermal robustness is an accuracy: it needs class labels")
+    betas = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, last.ensemble.beta, math.inf]
+    betas = sorted(set(betas))
+    accuracy = thermal_robustness(last.system, last.x, last.labels, betas)
+    rows = [
+        [None if math.isinf(b) else b, None if math.isinf(b) else 1 / b, float(a), float(a.stderr),
+         "clean" if math.isinf(b) else "fitted" if b == last.ensemble.beta else ""]
+        for b, a in zip(betas, accuracy, strict=True)
+    ]  # fmt: skip
+    columns = ["beta", "temperature", "accuracy", "stderr", "which"]
+    fitted = accuracy[betas.index(last.ensemble.beta)]
+    clean = accuracy[-1]
+    return {
+        "values": values_row(accuracy_clean=clean, accuracy_at_fitted_beta=fitted),
+        "tables": {"robustness": {"columns": columns, "rows": rows}},
+        "notes": [
+            f"With noise of the fitted temperature on every neuron, inputs included, the accuracy "
+            f"on the reference set is {fitted} against {clean} without noise."
+        ],
+    }

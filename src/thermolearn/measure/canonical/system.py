@@ -1,0 +1,458 @@
+"""The septuple of a torch model: states of all neurons, local errors, Jacobian blocks.
+
+(x, P_in, P_out, w, b, f, H) of V. Vanchurin, arXiv:2004.09280. A model is cut into segments
+(`segments`); the state x of all neurons is the list of segment outputs, with the inputs as layer 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, jvp, vjp, vmap
+
+from thermolearn.core.errors import NotApplicableError
+from thermolearn.core.estimate import Estimate
+from thermolearn.measure.canonical.segments import (
+    DROPOUTS,
+    NORMS,
+    Segment,
+    explicit_segments,
+    segment_model,
+)
+
+INPUTS = ("free", "clamped")
+REFERENCES = ("fixed-point", "origin", "flat")
+
+
+class JacobianBlocks(list):
+    """The blocks J_l = dx_l/dx_{l-1} of a batch, shapes (B, n_l, n_{l-1}), input side first.
+
+    Attributes
+    ----------
+    widths : list of int
+        [n_0, ..., n_L] of the layers that belong to the ensemble.
+    slopes : list of Tensor (B, n_l) or None
+        f'_i of each target neuron; None where a segment is not element-wise.
+    edges : list of Tensor (n_l, n_{l-1}), bool, or None
+        Which connections exist.
+    fixed_point : Tensor (B, N)
+        The forward-pass state x*.
+    not_elementwise : str
+        Why slopes and edges are missing.
+    samples_key : str or None
+        Hash of the data batch: laws compare only ensembles of the same samples.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Tensor],
+        widths: Sequence[int],
+        fixed_point: Tensor,
+        slopes: list[Tensor] | None = None,
+        edges: list[Tensor] | None = None,
+        not_elementwise: str = "",
+        samples_key: str | None = None,
+    ):
+        super().__init__(blocks)
+        self.widths = list(widths)
+        self.fixed_point = fixed_point
+        self.slopes = slopes
+        self.edges = edges
+        self.not_elementwise = not_elementwise
+        self.samples_key = samples_key
+
+    def samples(self, index: slice | Tensor) -> JacobianBlocks:
+        """The same blocks for some of the samples."""
+        return JacobianBlocks(
+            [block[index] for block in self],
+            self.widths,
+            self.fixed_point[index],
+            None if self.slopes is None else [s[index] for s in self.slopes],
+            self.edges,
+            self.not_elementwise,
+        )
+
+
+def _hash(x: Tensor) -> str:
+    return hashlib.sha256(x.contiguous().cpu().numpy().tobytes()).hexdigest()
+
+
+class NeuronSystem:
+    """A feed-forward torch model seen as one system of N neurons.
+
+    Bulk loss H(x) = 1/2 sum_l |x_l - f_l(x_{l-1})|^2 - (m/2) |x - x_ref|^2, with f_0 = data for
+    free inputs. All work is done in float64 on copies of the parameters; the model is not changed.
+
+    Parameters
+    ----------
+    model : nn.Module
+        One batch tensor in, one batch tensor out; in eval mode if it has normalization or dropout.
+    segments : "auto" or sequence of modules
+        How the model is cut (it sets N and every extensive number). A sequence must compose to
+        the model, which is checked on the first data.
+    inputs : "free" or "clamped"
+        Whether the input neurons fluctuate (then the first layer's weights enter) or not.
+    reference : "fixed-point", "origin" or "flat"
+        Where reference measure and mass are centered; "flat" has no reference.
+
+    Raises
+    ------
+    TypeError
+        The model cannot be cut; the message names the module.
+    ValueError
+        Unknown option, NaN weights, or BatchNorm/Dropout in training mode (BatchNorm couples the
+        samples, dropout is random).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        segments: str | Sequence[Any] = "auto",
+        inputs: str = "free",
+        reference: str = "fixed-point",
+    ):
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs must be one of {INPUTS}, got {inputs!r}")
+        if reference not in REFERENCES:
+            raise ValueError(f"reference must be one of {REFERENCES}, got {reference!r}")
+        for name, module in model.named_modules():
+            if module.training and isinstance(module, (*NORMS, *DROPOUTS)):
+                if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+                    continue
+                raise ValueError(
+                    f"module {name!r} ({type(module).__name__}) is in training mode: call "
+                    "model.eval() first (batch statistics couple samples, dropout is random)"
+                )
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise ValueError(f"parameter {name!r} of the model has NaN or infinite values")
+        self.model, self.inputs, self.reference = model, inputs, reference
+        if isinstance(segments, str):
+            if segments != "auto":
+                raise ValueError(f"segments must be 'auto' or a list of modules, got {segments!r}")
+            self.segments, self._composed = segment_model(model), True
+        else:
+            self.segments, self._composed = explicit_segments(segments), False
+        self._shapes: list[torch.Size] = []
+
+    # -- shapes and states -----------------------------------------------------------------------
+
+    def _input(self, x: Any) -> Tensor:
+        """The batch as a float64 tensor, validated."""
+        x = torch.as_tensor(x)
+        if x.ndim < 2 or x.shape[0] == 0:
+            raise ValueError(f"x must be a non-empty batch (B, ...), got shape {tuple(x.shape)}")
+        if not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
+            raise TypeError(
+                f"x has dtype {x.dtype}: integer tokens are not neuron states; give real inputs"
+            )
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("x has NaN or infinite values")
+        return x.double()
+
+    def _call(self, module: nn.Module, x: Tensor) -> Tensor:
+        """The module on x with its parameters and buffers in float64."""
+        tensors = {
+            name: t.detach().double() if t.is_floating_point() else t
+            for name, t in (*module.named_parameters(), *module.named_buffers())
+        }
+        return functional_call(module, tensors, (x,))
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        """[x_0, ..., x_L] in their own shapes; remembers the shapes."""
+        states = [x]
+        for i, segment in enumerate(self.segments):
+            try:
+                out = self._call(segment.module, states[-1])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"segment {segment.name!r} does not take states of shape "
+                    f"{tuple(states[-1].shape[1:])}: {str(error).splitlines()[0]}"
+                ) from error
+            if not isinstance(out, Tensor) or out.shape[0] != x.shape[0]:
+                raise TypeError(f"segment {i} ({segment.name}) does not return one batch tensor")
+            states.append(out)
+        self._shapes = [s.shape[1:] for s in states]
+        if not self._composed:
+            self._check_composition(x, states[-1])
+        return states
+
+    def _check_composition(self, x: Tensor, output: Tensor) -> None:
+        expected = self._call(self.model, x)
+        if expected.shape != output.shape or not torch.allclose(expected, output, atol=1e-9):
+            raise ValueError("the given segments do not compose to the model on this data")
+        self._composed = True
+
+    @torch.no_grad()
+    def states(self, x: Any) -> list[Tensor]:
+        """The forward-pass state x*: [x_0 (B, n_0), ..., x_L (B, n_L)], float64."""
+        return [s.flatten(1) for s in self._forward(self._input(x))]
+
+    def widths(self, x: Any) -> list[int]:
+        """Neurons per layer of the ensemble (without layer 0 if the inputs are clamped)."""
+        widths = [s.shape[1] for s in self.states(x)]
+        return widths if self.inputs == "free" else widths[1:]
+
+    def apply(self, layer: int, state: Tensor) -> Tensor:
+        """f_l of flat states (B, n_{l-1}) -> (B, n_l), l = 1..L."""
+        shaped = state.reshape(state.shape[0], *self._shapes[layer - 1])
+        return self._call(self.segments[layer - 1].module, shaped).flatten(1)
+
+    def segmentation(self, x: Any) -> list[dict[str, Any]]:
+        """What the neurons are, ready to be stored with a result."""
+        self.states(x)
+        return [
+            {
+                "name": segment.name,
+                "modules": list(segment.modules),
+                "in_shape": list(self._shapes[i]),
+                "neurons": int(self._shapes[i + 1].numel()),
+                "elementwise": segment.elementwise,
+            }
+            for i, segment in enumerate(self.segments)
+        ]
+
+    # -- losses ----------------------------------------------------------------------------------
+
+    def local_errors(self, states: Sequence[Tensor], x: Any) -> list[Tensor]:
+        """e_l = x_l - f_l(x_{l-1}), with e_0 = x_0 - data; shapes (B, n_l)."""
+        data = self._input(x)
+        if not self._shapes:
+            self.states(x)
+        if len(states) != len(self.segments) + 1:
+            raise ValueError(f"states must have {len(self.segments) + 1} layers, got {len(states)}")
+        errors = [states[0] - data.flatten(1)]
+        for layer in range(1, len(states)):
+            errors.append(states[layer] - self.apply(layer, states[layer - 1]))
+        return errors
+
+    def bulk_loss(self, states: Sequence[Tensor], x: Any, mass: float = 0.0) -> Tensor:
+        """H = 1/2 sum_l |e_l|^2 - (m/2) |x - x_ref|^2 per sample, shape (B,).
+
+        The sums run over the neurons of the ensemble: clamped inputs carry neither error nor mass
+        (they must equal the data).
+        """
+        first = 0 if self.inputs == "free" else 1
+        if first and not torch.equal(states[0], self._input(x).flatten(1)):
+            raise ValueError("the inputs are clamped: states[0] must equal the data")
+        errors = self.local_errors(states, x)
+        loss = sum(0.5 * (e**2).sum(1) for e in errors[first:])
+        if mass:
+            center = self.states(x)
+            for state, fixed in zip(states[first:], center[first:], strict=True):
+                shift = state if self.reference == "origin" else state - fixed
+                loss = loss - 0.5 * mass * (shift**2).sum(1)
+        return torch.as_tensor(loss)
+
+    def boundary_loss(self, x: Any, target: Any, kind: str = "supervised") -> Tensor:
+        """Loss at the boundary rows of the data state, per sample, shape (B,).
+
+        "supervised": 1/2 |y - x_out|^2 with clamped inputs. "unsupervised": only the inputs are
+        boundary and a feed-forward input row has no incoming weight, so that the loss is 0
+        identically; it is defined for recurrent weights (`Septuple.boundary_loss`).
+        """
+        if kind == "unsupervised":
+            raise NotApplicableError(
+                "a feed-forward net has no weights into its inputs: the unsupervised boundary loss "
+                "is zero identically; use a Septuple with recurrent weights"
+            )
+        if kind != "supervised":
+            raise ValueError(f"kind must be 'supervised' or 'unsupervised', got {kind!r}")
+        output = self.states(x)[-1]
+        y = torch.as_tensor(target).double().reshape(len(output), -1)
+        if y.shape != output.shape:
+            raise ValueError(
+                f"target has {y.shape[1]} values per sample, the output {output.shape[1]}"
+            )
+        return 0.5 * ((y - output) ** 2).sum(1)
+
+    def data_state(self, x: Any, target: Any) -> list[Tensor]:
+        """Inputs = data, hidden = forward pass, outputs = target: bulk loss = boundary loss."""
+        states = self.states(x)
+        y = torch.as_tensor(target).double().reshape(states[-1].shape)
+        return [*states[:-1], y]
+
+    # -- Jacobians -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def jacobian_blocks(self, x: Any) -> JacobianBlocks:
+        """Blocks J_l (B, n_l, n_{l-1}) at the forward-pass state (float64).
+
+        For clamped inputs the block of the first segment is left out: the ensemble then starts
+        at layer 1.
+        """
+        data = self._input(x)
+        states = self._forward(data)
+        first = 0 if self.inputs == "free" else 1
+        blocks: list[Tensor] = []
+        slopes: list[Tensor] | None = []
+        edges: list[Tensor] | None = []
+        reason = ""
+        for segment, state in zip(self.segments[first:], states[first:-1], strict=True):
+            if segment.elementwise:
+                block, slope, mask = self._elementwise_block(segment, state)
+            else:
+                block, slope, mask = self._general_block(segment, state), None, None
+                reason = reason or f"segment {segment.name!r} is not affine + element-wise"
+            blocks.append(block)
+            if slopes is not None and edges is not None and slope is not None and mask is not None:
+                slopes.append(slope)
+                edges.append(mask)
+            else:
+                slopes = edges = None
+        flat = [s.flatten(1) for s in states[first:]]
+        return JacobianBlocks(
+            blocks,
+            [s.shape[1] for s in flat],
+            torch.cat(flat, 1),
+            slopes,
+            edges,
+            reason,
+            _hash(data),
+        )
+
+    def _general_block(self, segment: Segment, state: Tensor) -> Tensor:
+        def single(one: Tensor) -> Tensor:
+            return self._call(segment.module, one[None])[0].flatten()
+
+        try:
+            block = vmap(jacrev(single), chunk_size=16)(state)
+        except RuntimeError as error:
+            raise TypeError(
+                f"segment {segment.name!r} has no Jacobian: {str(error).splitlines()[0]}"
+            ) from error
+        return block.flatten(2)
+
+    def _elementwise_block(self, segment: Segment, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """J = f'(z) w with the affine map's matrix formed once for the whole batch."""
+        assert segment.affine is not None and segment.post is not None
+        z = self._call(segment.affine, state)
+        post = segment.post
+        slope = jvp(lambda u: self._call(post, u), (z,), (torch.ones_like(z),))[1].flatten(1)
+        matrix = self._affine_matrix(segment.affine, state)
+        return slope.unsqueeze(-1) * matrix, slope, self._edge_mask(segment.affine, state, matrix)
+
+    def _affine_matrix(self, affine: nn.Module, state: Tensor) -> Tensor:
+        """dz/dx of an affine map, shape (n_l, n_{l-1}); the same for every sample."""
+        weight = _plain_linear_weight(affine, state[0].numel())
+        if weight is not None:
+            return weight.detach().double()
+        zero = torch.zeros_like(state[:1])
+        # one row per output neuron, pulled back in chunks to bound the memory
+        return jacrev(lambda u: self._call(affine, u)[0].flatten(), chunk_size=256)(zero).reshape(
+            -1, state[0].numel()
+        )
+
+    def _edge_mask(self, affine: nn.Module, state: Tensor, matrix: Tensor) -> Tensor:
+        """Which entries of the matrix are weights, also where a weight is zero."""
+        if _plain_linear_weight(affine, state[0].numel()) is not None:
+            return torch.ones_like(matrix, dtype=torch.bool)
+        ones = {
+            name: torch.ones_like(t, dtype=torch.float64)
+            for name, t in (*affine.named_parameters(), *affine.named_buffers())
+        }
+        zero = torch.zeros_like(state[:1])
+        structure = jacrev(
+            lambda u: functional_call(affine, ones, (u,))[0].flatten(), chunk_size=256
+        )(zero)
+        return structure.reshape(matrix.shape) != 0
+
+    def jacobian_operator(self, x: Any) -> SegmentOperator:
+        """Matrix-free products with J at the forward-pass state, for large networks."""
+        return SegmentOperator(self, self._forward(self._input(x)))
+
+    def free_energy_laplacian(
+        self,
+        x: Any,
+        beta: float,
+        probes: int = 64,
+        *,
+        mass: float = 0.0,
+        parameters: str = "weights",
+        seed: int = 0,
+    ) -> Estimate:
+        """Trace of the Hessian of the free energy over parameters; see `laplacian.weight_trace`."""
+        from thermolearn.measure.canonical.laplacian import weight_trace
+
+        return weight_trace(self, x, beta, probes, mass=mass, parameters=parameters, seed=seed)
+
+
+def _plain_linear_weight(affine: nn.Module, n_in: int) -> Tensor | None:
+    """The weight of an affine map that is reshapes and one fully connected nn.Linear."""
+    linears = [m for m in affine.modules() if isinstance(m, nn.Linear)]
+    parametric = [m for m in affine.modules() if any(True for _ in m.parameters(recurse=False))]
+    if len(linears) == 1 and parametric == linears and linears[0].in_features == n_in:
+        return linears[0].weight
+    return None
+
+
+class BlockOperator:
+    """Products of a batch of vectors (B, P, N) with J, J^T and the sweeps M^{-1}, M^{-T}."""
+
+    def __init__(self, blocks: JacobianBlocks | Sequence[Tensor], widths: Sequence[int]):
+        self.blocks, self.widths = list(blocks), list(widths)
+        self.batch = self.blocks[0].shape[0]
+        self.size = sum(self.widths)
+        self.device = self.blocks[0].device
+
+    def push(self, layer: int, v: Tensor) -> Tensor:
+        """J_l v, (B, P, n_{l-1}) -> (B, P, n_l)."""
+        return v @ self.blocks[layer - 1].mT
+
+    def pull(self, layer: int, v: Tensor) -> Tensor:
+        """J_l^T v, (B, P, n_l) -> (B, P, n_{l-1})."""
+        return v @ self.blocks[layer - 1]
+
+    def gram(self, v: Tensor) -> Tensor:
+        """G v = M^T M v."""
+        parts = v.split(self.widths, -1)
+        errors = [parts[0]] + [parts[i] - self.push(i, parts[i - 1]) for i in range(1, len(parts))]
+        out = [errors[i] - self.pull(i + 1, errors[i + 1]) for i in range(len(parts) - 1)]
+        return torch.cat([*out, errors[-1]], -1)
+
+    def inverse_gram(self, v: Tensor) -> Tensor:
+        """G^{-1} v = M^{-1} M^{-T} v: one backward and one forward sweep."""
+        parts = list(v.split(self.widths, -1))
+        for i in range(len(parts) - 2, -1, -1):
+            parts[i] = parts[i] + self.pull(i + 1, parts[i + 1])
+        for i in range(1, len(parts)):
+            parts[i] = parts[i] + self.push(i, parts[i - 1])
+        return torch.cat(parts, -1)
+
+
+class SegmentOperator(BlockOperator):
+    """The same products by forward- and reverse-mode derivatives of the segments."""
+
+    def __init__(self, system: NeuronSystem, states: list[Tensor]):
+        first = 0 if system.inputs == "free" else 1
+        self.system, self.states = system, states[first:]
+        self.segments = system.segments[first:]
+        self.widths = [s[0].numel() for s in self.states]
+        self.batch, self.size = states[0].shape[0], sum(self.widths)
+        self.device = states[0].device
+
+    def _function(self, layer: int) -> Any:
+        module = self.segments[layer - 1].module
+        return lambda u: self.system._call(module, u)
+
+    @torch.no_grad()
+    def push(self, layer: int, v: Tensor) -> Tensor:
+        state, function = self.states[layer - 1], self._function(layer)
+
+        def one(tangent: Tensor) -> Tensor:
+            return jvp(function, (state,), (tangent,))[1]
+
+        shaped = v.transpose(0, 1).reshape(v.shape[1], *state.shape)
+        return vmap(one)(shaped).flatten(2).transpose(0, 1)
+
+    @torch.no_grad()
+    def pull(self, layer: int, v: Tensor) -> Tensor:
+        state = self.states[layer - 1]
+        target = self.states[layer]
+        back = vjp(self._function(layer), state)[1]
+        shaped = v.transpose(0, 1).reshape(v.shape[1], *target.shape)
+        return vmap(lambda u: back(u)[0])(shaped).flatten(2).transpose(0, 1)

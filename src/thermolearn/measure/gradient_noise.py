@@ -1,0 +1,273 @@
+"""Noise or curvature: the gradient's noise scale and the sharpness of the loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thermolearn.core.errors import NotApplicableError
+from thermolearn.core.estimate import Estimate
+from thermolearn.core.linalg import hvp_operator, lanczos
+from thermolearn.measure.learning import sample_losses
+from thermolearn.measure.window import Window
+
+CHUNK_ELEMENTS = 2**23  # of per-sample gradients held at once (64 MiB)
+BASIS_ELEMENTS = 2**27  # of the Lanczos basis (1 GiB)
+# Samples of the Hessian; a sequence counts as its length, because each product costs as much.
+SHARPNESS_SAMPLES, SHARPNESS_FEWEST = 1024, 32
+SIGNIFICANT = 2.0  # standard errors above zero
+
+
+class GradientNoise:
+    """Gradient noise and sharpness on the reference set, at the snapshot's parameters.
+
+    With the per-sample gradients g_i of the trained parameters, G their expectation and Sigma
+    their covariance: ``gradient_norm_squared`` |G|^2, ``noise_trace`` tr Sigma, both unbiased, and
+    ``noise_scale`` tr Sigma / |G|^2, the batch size (in samples) at which noise and signal are
+    equal (McCandlish et al., arXiv:1812.06162), all with jackknife errors. ``batch_size``: samples
+    per optimizer step in this window. ``sharpness``: largest eigenvalue of the Hessian of the mean
+    loss over the reference set, of long sequences over a part of it; ``stability_edge``: the sharpness above which gradient
+    descent with these settings diverges on a quadratic (Cohen et al., arXiv:2103.00065).
+    """
+
+    name = "gradient_noise"
+
+    def measure(self, window: Window) -> dict[str, Estimate]:
+        """Raises NotApplicableError if the loss is no mean or sum over samples."""
+        x, y = window.reference
+        *_, reduction = sample_losses(window.loss_fn, window.outputs, y)
+        if reduction == "other":
+            raise NotApplicableError(
+                "the loss of the reference set is neither the mean nor the sum of the losses of "
+                "its samples (class weights, ignored targets, a contrastive loss?), so there is no "
+                "gradient per sample"
+            )
+        parameters = trained_parameters(window.model)
+        task = (window.model, window.loss_fn, x, y, reduction)
+        values = noise_from(*gradient_products(*task, parameters))
+        size = window.snapshot.batch_size
+        values["batch_size"] = Estimate(
+            math.nan if size is None else size,
+            0.0 if size is not None else math.nan,
+            status="ok" if size is not None else "not applicable",
+            note="samples per optimizer step since the previous snapshot",
+        )
+        values["sharpness"] = sharpness(*task, window.generator("sharpness"))
+        values["stability_edge"] = stability_edge(window.optimizer)
+        return values
+
+
+def trained_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that require gradients, by name.
+
+    Raises
+    ------
+    NotApplicableError
+        There is none.
+    """
+    parameters: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise NotApplicableError("the model has no parameter that requires a gradient")
+    return parameters
+
+
+def gradient_products(
+    model: nn.Module,
+    loss_fn: Any,
+    x: Tensor,
+    y: Tensor,
+    reduction: str,
+    parameters: dict[str, Tensor],
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """|g_i|^2 (n,), g_i . gbar (n,) and |gbar|^2 of the per-sample gradients g_i.
+
+    g_i is the gradient of the loss of sample i alone, gbar their mean; `reduction` says whether
+    the loss of several samples is their "mean" or "sum". Two passes: the mean first, so that the n
+    gradients never have to be held together.
+    """
+    n = len(x)
+    size = sum(p.numel() for p in parameters.values())
+    chunk = max(1, min(n, 64, CHUNK_ELEMENTS // size))
+    one = _per_sample_gradient(model, loss_fn, parameters)
+    mean = torch.zeros(size, dtype=torch.float64, device=x.device)
+    for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
+        part = _flat_gradient(_mean_loss(model, loss_fn, xs, ys, reduction), parameters)
+        mean += part * (len(xs) / n)
+    squares, products = [], []
+    for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
+        gradients = one(xs, ys)
+        squares.append(gradients.square().sum(1))
+        products.append(gradients @ mean)
+    return (
+        torch.cat(squares).cpu().numpy(),
+        torch.cat(products).cpu().numpy(),
+        float(mean @ mean),
+    )
+
+
+def _mean_loss(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """The mean of the samples' losses, with its graph."""
+    return loss_fn(model(x), y).mean() / (len(x) if reduction == "sum" else 1)
+
+
+def _flat_gradient(loss: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    parts = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+    return torch.cat([p.reshape(-1) for p in parts]).double()
+
+
+def _per_sample_gradient(model: nn.Module, loss_fn: Any, parameters: dict[str, Tensor]) -> Any:
+    """(x, y) -> gradients (n, P) by vmap, or one by one where the model cannot be vmapped."""
+    values = {k: p.detach() for k, p in parameters.items()}
+
+    def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        outputs = torch.func.functional_call(model, values, (x[None],))
+        return loss_fn(outputs, y[None]).mean()
+
+    batched = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    usable = True
+
+    def gradients(x: Tensor, y: Tensor) -> Tensor:
+        nonlocal usable
+        if usable:
+            try:
+                parts = batched(values, x, y)
+                return torch.cat([parts[k].flatten(1) for k in parameters], 1).double()
+            except Exception:
+                usable = False
+        pairs = zip(x.split(1), y.split(1), strict=True)
+        return torch.stack(
+            [_flat_gradient(loss_fn(model(xs), ys).mean(), parameters) for xs, ys in pairs]
+        )
+
+    return gradients
+
+
+def noise_from(squares: np.ndarray, products: np.ndarray, mean: float) -> dict[str, Estimate]:
+    """|G|^2, tr Sigma and their ratio from |g_i|^2, g_i . gbar and |gbar|^2.
+
+    Unbiased: |G|^2 = (n |gbar|^2 - <|g|^2>)/(n - 1), tr Sigma = n (<|g|^2> - |gbar|^2)/(n - 1).
+    Errors by the jackknife over samples, in closed form:
+    (n - 1)^2 |gbar_(i)|^2 = n^2 |gbar|^2 - 2 n g_i . gbar + |g_i|^2.
+
+    Raises
+    ------
+    NotApplicableError
+        Fewer than 4 samples.
+    """
+    n = len(squares)
+    if n < 4:
+        raise NotApplicableError(f"gradient noise needs at least 4 reference samples, got {n}")
+
+    def unbiased(n: int, mean: Any, square: Any) -> tuple[Any, Any]:
+        return (n * mean - square) / (n - 1), n * (square - mean) / (n - 1)
+
+    signal, noise = unbiased(n, mean, squares.mean())
+    mean_without = (n**2 * mean - 2 * n * products + squares) / (n - 1) ** 2
+    square_without = (squares.sum() - squares) / (n - 1)
+    signals, noises = unbiased(n - 1, mean_without, square_without)
+
+    def error(left_out: np.ndarray) -> float:
+        return math.sqrt((n - 1) * float(left_out.var()))
+
+    out = {
+        "gradient_norm_squared": Estimate(signal, error(signals), float(n)),
+        "noise_trace": Estimate(max(noise, 0.0), error(noises), float(n)),
+    }
+    if signal <= SIGNIFICANT * error(signals):
+        out["noise_scale"] = Estimate(
+            noise / signal if signal > 0 else math.nan,
+            math.nan,
+            float(n),
+            status="under-sampled",
+            note="|G|^2 is not significantly above zero on this many reference samples",
+        )
+        return out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = noises / signals
+    out["noise_scale"] = Estimate(noise / signal, error(ratios), float(n), note="in samples")
+    return out
+
+
+def sharpness(
+    model: nn.Module,
+    loss_fn: Any,
+    x: Tensor,
+    y: Tensor,
+    reduction: str,
+    generator: torch.Generator,
+) -> Estimate:
+    """Largest Hessian eigenvalue of the mean loss by Lanczos; its error is the residual |Hv - tv|.
+
+    One eigenvalue lies within the residual of the Ritz value (Golub & Van Loan, section 10.1). The
+    Hessian of a piecewise-linear activation counts as zero. Status "not converged" if the residual
+    exceeds 5% of the value, "too large" if the Lanczos basis does not fit in memory.
+    """
+    length = y[0].numel() if not y.is_floating_point() else 1
+    n = max(SHARPNESS_SAMPLES // max(length, 1), SHARPNESS_FEWEST)
+    x, y = x[:n], y[:n]
+    parameters = trained_parameters(model)
+    size = sum(p.numel() for p in parameters.values())
+    most = min(64, size, BASIS_ELEMENTS // size)
+    if most < min(8, size):
+        return Estimate(
+            math.nan, math.nan, status="too large", note=f"{size} parameters do not fit in memory"
+        )
+
+    product = hvp_operator(lambda: _mean_loss(model, loss_fn, x, y, reduction), parameters.values())
+    first = next(iter(parameters.values()))
+    start = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").to(first)
+    value = residual = math.nan
+    for steps in sorted({min(24, most), most}):
+        value, residual = _top_ritz_value(product, start, steps)
+        if residual <= 1e-3 * abs(value):
+            break
+    # rounding of the products bounds what the residual can tell
+    residual = max(residual, 1e-12 * abs(value))
+    converged = residual <= 0.05 * abs(value) or residual <= 1e-12
+    return Estimate(
+        value,
+        residual,
+        status="ok" if converged else "not converged",
+        note=f"on {len(x)} reference samples, the error is the Lanczos residual",
+    )
+
+
+def _top_ritz_value(product: Any, start: Tensor, steps: int) -> tuple[float, float]:
+    """Largest Ritz value after `steps` Lanczos steps and its residual beta_{k+1} |s_k|."""
+    whole = steps == start.numel()
+    alpha, beta = lanczos(product, start, steps if whole else steps + 1)
+    alpha, last = alpha[:steps], 0.0 if whole else float(beta[steps - 1])
+    inner = beta[: steps - 1]
+    tridiagonal = torch.diag(alpha) + torch.diag(inner, 1) + torch.diag(inner, -1)
+    values, vectors = torch.linalg.eigh(tridiagonal)
+    return float(values[-1]), last * abs(float(vectors[-1, -1]))
+
+
+def stability_edge(optimizer: dict[str, Any]) -> Estimate:
+    """Sharpness at which gradient descent on a quadratic loses stability; NaN but for SGD.
+
+    2 (1 + mu)/(lr (1 - dampening)) - weight_decay; with Nesterov momentum the factor is
+    2 (1 + mu)/(1 + 2 mu). Full-batch; minibatch noise lowers it.
+    """
+    plain = (
+        optimizer.get("name") == "SGD"
+        and not optimizer.get("maximize")
+        and optimizer.get("one_rate", True)
+    )
+    rate = optimizer.get("lr") or 0.0
+    if not plain or rate <= 0:
+        return Estimate(
+            math.nan,
+            math.nan,
+            status="not applicable",
+            note="defined for SGD with one positive learning rate",
+        )
+    mu = optimizer.get("momentum") or 0.0
+    factor = 2 * (1 + mu) / (1 - (optimizer.get("dampening") or 0.0) if mu else 1.0)
+    if optimizer.get("nesterov"):
+        factor = 2 * (1 + mu) / (1 + 2 * mu)
+    return Estimate(factor / rate - (optimizer.get("weight_decay") or 0.0))

@@ -1,0 +1,56 @@
+"""The code of the tutorial runs as it is printed, only for fewer epochs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def code_blocks(name: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_tutorial_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(code_blocks("docs/tutorial.md"))
+    short = code.replace("range(20)", "range(2)")
+    assert short != code
+    names: dict[str, object] = {}
+    exec(compile(short, "tutorial.md", "exec"), names)
+    assert (tmp_path / "run.jsonl").stat().st_size > 1000
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert names["fitted"].average_loss.item() == pytest.approx(0.05, rel=1e-6)
+    assert float(names["temperature"].value) > 0
+    assert names["temperature"].status == "ok"
+    assert "temperature" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+def test_the_ten_lines_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, generator=generator)
+    y = torch.randn(64, 2, generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+    names = {
+        "model": model,
+        "loss_fn": torch.nn.MSELoss(),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.05),
+        "loader": list(zip(x.split(8), y.split(8), strict=True)) * 10,
+        "x_ref": x,
+        "y_ref": y,
+    }
+    (block,) = code_blocks(name)
+    exec(compile(block, name, "exec"), names)
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
