@@ -4,10 +4,10 @@ The loop of `make demo` (digits, 64-32-32-10 tanh, squared loss, SGD) is written
 cadence: "with_over_without" is the relative difference of the CPU times of the loop with and
 without a probe (single-threaded; CPU time, so that other processes do not count), as the median
 over paired rounds with its standard error, against the mean of two runs without, whose difference
-is the noise; and "booked", the share that the probe's own clock puts down. The clock does not see what the probe's
-code and memory evict from the processor's caches, nor the calls into it, so that on steps as short
-as these (a quarter of a millisecond) it says less than the difference does. "deferred" is the
-evaluation after training.
+is the noise; and "booked", the share that the probe's own clock puts down. The clock does not see
+what the probe's code and memory evict from the processor's caches, nor the calls into it, so that
+on steps as short as these (a quarter of a millisecond) it says less. "deferred" is the evaluation
+after training.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_probe.py [--every 20 50] [--require 0.05]
 """

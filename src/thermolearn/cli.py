@@ -91,7 +91,7 @@ def measure(
         Option(help="--no-standardize takes the numbers as they are, for a brought network."),
     ] = True,
     every: Annotated[
-        int | None, Option(help="Steps between snapshots; default: about 120 snapshots in all.")
+        int | None, Option(help="Steps between snapshots; default: about 60 snapshots in all.")
     ] = None,
     beta: Annotated[
         float | None, Option(help="Inverse temperature; by default fitted to the loss.")
@@ -185,6 +185,8 @@ def _make_model(
 
 
 def _finish(run: TrainingRun, report: Path, json: Path) -> None:
+    from thermolearn.measure.run_log import table
+
     ended = " (ended by Ctrl-C)" if run.interrupted else ""
     typer.echo(f"trained: {run.steps} steps in {run.seconds:.1f} s{ended}; evaluating snapshots")
     try:
@@ -194,7 +196,7 @@ def _finish(run: TrainingRun, report: Path, json: Path) -> None:
 
         write_report(run.probe.rows, report)
         typer.echo("evaluation ended by Ctrl-C; the report holds what was finished")
-    typer.echo(run.probe.table())
+    typer.echo(table(run.probe.rows))  # of what is finished: Probe.table would go on measuring
     typer.echo(f"report: {report.resolve()}")
     typer.echo(f"record: {json.resolve()}")
 

@@ -21,7 +21,7 @@ from thermolearn.data import Dataset
 from thermolearn.measure.probe import Probe
 
 LOSSES = ("squared", "cross-entropy")
-SNAPSHOTS = 120  # of a run, by default
+SNAPSHOTS = 60  # of a run, by default
 OPTIMIZERS = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3}  # name -> default learning rate
 
 

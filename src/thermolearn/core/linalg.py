@@ -132,13 +132,35 @@ def slq_nodes(
     Ubaru, Chen, Saad, Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIAM J.
     Matrix Anal. Appl. 38 (2017) 1075.
     """
+    alpha, beta = probe_lanczos(matvec, n, batch_shape, k, n_probes, generator, dtype)
+    return gauss_rule(alpha, beta, alpha.shape[-1])
+
+
+def probe_lanczos(
+    matvec: Matvec,
+    n: int,
+    batch_shape: Sequence[int],
+    k: int,
+    n_probes: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """`lanczos` from Rademacher probes; arguments and errors as for `slq_nodes`."""
     if min(n, k, n_probes) < 1:
         raise ValueError(f"n, k and n_probes must be >= 1, got {n}, {k}, {n_probes}")
     z = _rademacher((*batch_shape, n_probes, n), generator, dtype)
-    alpha, beta = lanczos(matvec, z, min(k, n))
-    tridiagonal = torch.diag_embed(alpha)
-    if beta.shape[-1]:
-        tridiagonal = tridiagonal + torch.diag_embed(beta, 1) + torch.diag_embed(beta, -1)
+    return lanczos(matvec, z, min(k, n))
+
+
+def gauss_rule(alpha: Tensor, beta: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights (..., k) of the first k steps of a recursion.
+
+    The change of a result between k/2 and k steps tells how far the recursion has converged.
+    """
+    tridiagonal = torch.diag_embed(alpha[..., :k])
+    if k > 1:
+        side = beta[..., : k - 1]
+        tridiagonal = tridiagonal + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
     nodes, vectors = torch.linalg.eigh(tridiagonal)
     return nodes, vectors[..., 0, :] ** 2
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thermolearn.core.estimate import Estimate
+from thermolearn.measure.window import Snapshot
 
 KIND = "__kind__"
 
@@ -54,3 +55,34 @@ def decode(item: Any) -> Any:
         return {decode(k): decode(v) for k, v in item["items"]}
     values = [decode(v) for v in item["items"]]
     return tuple(values) if kind == "tuple" else values
+
+
+def encode_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    """Tensors and plain containers only."""
+    return {
+        "step": snapshot.step,
+        "learning_rate": snapshot.learning_rate,
+        "optimizer": dict(snapshot.optimizer),
+        "batch_size": snapshot.batch_size,
+        "accumulators": {
+            k: v.to_dict() if isinstance(v, Estimate) else v
+            for k, v in snapshot.accumulators.items()
+        },
+        "state": snapshot.load() if snapshot.held else None,
+    }
+
+
+def decode_snapshot(row: dict[str, Any]) -> Snapshot:
+    """Inverse of `encode_snapshot`."""
+    return Snapshot(
+        row["step"],
+        row["learning_rate"],
+        row["optimizer"],
+        row["state"],
+        None,
+        row["batch_size"],
+        {
+            k: Estimate.from_dict(v) if isinstance(v, dict) else v
+            for k, v in row["accumulators"].items()
+        },
+    )

@@ -30,8 +30,9 @@ class GradientNoise:
     ``noise_scale`` tr Sigma / |G|^2, the batch size (in samples) at which noise and signal are
     equal (McCandlish et al., arXiv:1812.06162), all with jackknife errors. ``batch_size``: samples
     per optimizer step in this window. ``sharpness``: largest eigenvalue of the Hessian of the mean
-    loss over the reference set, of long sequences over a part of it; ``stability_edge``: the sharpness above which gradient
-    descent with these settings diverges on a quadratic (Cohen et al., arXiv:2103.00065).
+    loss over the reference set, of long sequences over a part of it; ``stability_edge``: the
+    sharpness above which gradient descent with these settings diverges on a quadratic (Cohen et
+    al., arXiv:2103.00065).
     """
 
     name = "gradient_noise"

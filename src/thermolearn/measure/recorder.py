@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.core.estimate import Estimate, mean_estimate
+from thermolearn.core.estimate import mean_estimate
+from thermolearn.measure.checkpoint import decode_snapshot, encode_snapshot
 from thermolearn.measure.clock import Clock
 from thermolearn.measure.packing import Packed, Packer
 from thermolearn.measure.reference import Collector
@@ -66,7 +67,8 @@ class Recorder:
         self.next_due = every
         self.pending: list[Snapshot] = []
         self.kept: list[Snapshot] = []  # measured, still held: the first and the last
-        self.log: list[Entry] = []
+        self._log: list[Entry] = []
+        self._fresh: list[Any] = []  # step, loss, samples, step, ...: not yet in _log
         self.written = 0  # how many of them are in run.jsonl already
         self.was_finite = True  # the last minibatch loss in run.jsonl
         self.unread = 0  # index of the first loss still on an accelerator
@@ -91,13 +93,14 @@ class Recorder:
         try:
             # reading a number from an accelerator would wait for it: left to the cadence
             value = loss.item() if loss.is_cpu else _mean(loss)
-            samples = float(x.shape[0])
+            samples = x.shape[0]
         except Exception:  # not tensors, or of other shapes
             value, samples = _loss_value(loss), _n_samples(x, y)
         # a batch that did not end a step belongs to the step in progress
         step = self.steps if self.steps > self.seen else self.steps + 1
         self.seen = self.steps
-        self.log.append((step, value, samples))
+        # a tuple that is kept would cost more than all else here
+        self._fresh += (step, value, samples)
         if self.collector is not None and self.collector.missing:
             self.collector.add(x, y)
         if timed:
@@ -132,6 +135,20 @@ class Recorder:
             self._before.remove()  # it has done its work
             self._before = None
         self.clock.book(start)
+
+    @property
+    def log(self) -> list[Entry]:
+        """The minibatch losses since the last snapshot that was measured."""
+        if self._fresh:
+            columns = (self._fresh[k::3] for k in range(3))
+            self._log += [(step, v, float(n)) for step, v, n in zip(*columns, strict=True)]
+            self._fresh.clear()
+        return self._log
+
+    @log.setter
+    def log(self, entries: list[Entry]) -> None:
+        self._log = entries
+        self._fresh.clear()
 
     @property
     def training_s(self) -> float:
@@ -178,7 +195,7 @@ class Recorder:
                 [float(t) for t in self.theta], note="mean over the steps of the window"
             )
             self.theta = []
-        if self.log and isinstance(self.log[-1][1], Tensor):
+        if self._fresh and isinstance(self._fresh[-2], Tensor):
             self._read_losses()
         self.n_snapshots += 1
         self._spool(snapshot)
@@ -360,34 +377,3 @@ def _n_bytes(state: dict[str, Tensor] | Packed | None) -> int:
     if isinstance(state, Packed):
         return state.n_bytes
     return sum(t.numel() * t.element_size() for t in (state or {}).values())
-
-
-def encode_snapshot(snapshot: Snapshot) -> dict[str, Any]:
-    """Tensors and plain containers only."""
-    return {
-        "step": snapshot.step,
-        "learning_rate": snapshot.learning_rate,
-        "optimizer": dict(snapshot.optimizer),
-        "batch_size": snapshot.batch_size,
-        "accumulators": {
-            k: v.to_dict() if isinstance(v, Estimate) else v
-            for k, v in snapshot.accumulators.items()
-        },
-        "state": snapshot.load() if snapshot.held else None,
-    }
-
-
-def decode_snapshot(row: dict[str, Any]) -> Snapshot:
-    """Inverse of `encode_snapshot`."""
-    return Snapshot(
-        row["step"],
-        row["learning_rate"],
-        row["optimizer"],
-        row["state"],
-        None,
-        row["batch_size"],
-        {
-            k: Estimate.from_dict(v) if isinstance(v, dict) else v
-            for k, v in row["accumulators"].items()
-        },
-    )

@@ -8,11 +8,12 @@ spread is the statistical error. The third one is `block.BlockElimination`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
-from thermolearn.core.linalg import slq_nodes
+from thermolearn.core.linalg import gauss_rule, probe_lanczos
 from thermolearn.measure.canonical.block import NotPositiveDefiniteError
 from thermolearn.measure.canonical.system import BlockOperator
 
@@ -85,6 +86,11 @@ class LanczosSpectrum:
     inverse : bool
     steps, probes, seed : int
         Lanczos steps per probe, Rademacher probes per sample, seed of the private generator.
+
+    Attributes
+    ----------
+    half : LanczosSpectrum or None
+        The quadrature after half the steps: the change since then is what more steps might move.
     """
 
     exact = False
@@ -95,19 +101,31 @@ class LanczosSpectrum:
         self.inverse, self.size = inverse, operator.size
         product = operator.inverse_gram if inverse else operator.gram
         generator = torch.Generator(device=operator.device).manual_seed(seed)
-        self.nodes, self.weights = slq_nodes(
-            product,
-            operator.size,
-            (operator.batch,),
-            min(steps, operator.size),
-            probes,
-            generator,
+        alpha, beta = probe_lanczos(
+            product, operator.size, (operator.batch,), steps, probes, generator
         )
+        steps = alpha.shape[-1]
+        self.nodes, self.weights = gauss_rule(alpha, beta, steps)
+        self.half: LanczosSpectrum | None = None
+        if steps < operator.size:  # a complete recursion is exact
+            self.half = copy(self)
+            self.half.nodes, self.half.weights = gauss_rule(alpha, beta, max(steps // 2, 1))
+
+    def unresolved(self, tau: float) -> bool:
+        """Whether the shift lies below the smallest node while that is still sinking.
+
+        What the recursion has not found then weighs most, and the change since half the steps
+        cannot show it.
+        """
+        if self.inverse or self.half is None:
+            return False
+        low, before = (float(s.nodes[s.weights > 1e-12].min()) for s in (self, self.half))
+        return tau < low < 0.9 * before
 
     def log_det(self, tau: float, order: int = 0) -> list[Tensor]:
+        """Per sample and probe, shape (B, P)."""
         if not self.inverse:
-            sums = _sums(self.nodes, tau, order, self.weights)
-            return [self.size * s for s in sums]
+            return [self.size * s for s in _sums(self.nodes, tau, order, self.weights)]
         stretch = 1 + tau * self.nodes
         if bool((stretch[self.weights > 0] <= 0).any()):
             raise NotPositiveDefiniteError("the shifted matrix is not positive definite")

@@ -7,7 +7,7 @@ tridiagonal with diagonal 1 + J_l J_l^T and off-diagonal -J_l. Eliminating from 
 
 costs nothing for the widest layer of most networks, the input. det(t + M^T M) is the same
 recursion on the reversed, transposed blocks. The recursion is carried in E_l = C_l - 1, which
-is of order t: no digits are lost in the cold limit t -> 0, where log det -> 0.
+is of order t, as is log det in the cold limit t -> 0: few digits are lost there.
 """
 
 from __future__ import annotations

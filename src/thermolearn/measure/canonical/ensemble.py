@@ -14,14 +14,14 @@ N log beta + L, and every state function is linear in L and its derivatives. The
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thermolearn.core.errors import UnstableEnsembleError
+from thermolearn.core.errors import ConvergenceError, UnstableEnsembleError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical import backends, block
 from thermolearn.measure.canonical.system import (
@@ -160,8 +160,15 @@ class CanonicalEnsemble:
         return method
 
     def _backend(self) -> Any:
-        """The decomposition, made once for all temperatures (Lanczos: once for hot, for cold)."""
-        inverse = self.method == "slq" and self.layered and self.beta > INVERSE_BETA
+        """The decomposition, made once for all temperatures.
+
+        Lanczos on the inverse for cold feed-forward ensembles, and for a negative shift: the
+        smallest eigenvalues of G, which then decide, are the first to converge there.
+        """
+        cold = self.beta > INVERSE_BETA or self.tau < 0
+        return self._decomposition(self.method == "slq" and self.layered and cold)
+
+    def _decomposition(self, inverse: bool) -> Any:
         key = f"{self.method}-{inverse}"
         if key not in self._cache:
             self._cache[key] = self._make_backend(inverse)
@@ -207,30 +214,53 @@ class CanonicalEnsemble:
             try:
                 memory[key] = backend.log_det(self.tau, order)
             except block.NotPositiveDefiniteError as error:
+                if self.tau > 0:  # G >= 0: it cannot be unstable
+                    raise ConvergenceError(
+                        "the elimination lost positive definiteness to rounding: the Jacobian's "
+                        "entries are too large for float64; use method='dense'"
+                    ) from error
                 raise UnstableEnsembleError(self.mass, self.critical_mass) from error
             while len(memory) > REMEMBERED:
                 del memory[next(iter(memory))]
         return memory[key][: order + 1]
 
-    def _reduce(self, values: Tensor, what: str = "") -> Estimate:
-        """Batch mean (or per-sample values) of a (B,) or (B, P) tensor."""
-        method = f"{self.method}, {self.batch} samples"
-        probe_error = np.zeros(values.shape[0])
+    def _reduce(self, function: Callable[[CanonicalEnsemble], Tensor], what: str) -> Estimate:
+        """Batch mean (or per-sample values) of a function of the ensemble, (B,) or (B, P)."""
+        values = function(self)
+        note = f"{what}; {self.method}, {self.batch} samples"
+        error, shift = torch.zeros(values.shape[0]), torch.zeros(values.shape[0])
         if values.ndim == 2:
-            probe_error = (values.std(1) / math.sqrt(values.shape[1])).cpu().numpy()
-            method += f", {values.shape[1]} probes"
+            note += f", {values.shape[1]} probes"
+            error = values.std(1) / math.sqrt(values.shape[1])
+            shift = self._truncation(function, values)
             values = values.mean(1)
-        sample = values.detach().cpu().numpy()
-        note = f"{what}; {method}" if what else method
+        sample, bars, moved = (_numpy(t) for t in (values, error, shift))
         if self.per_sample:
-            return Estimate(sample, probe_error, note=note)
+            return _with_truncation(sample, bars, np.abs(moved), note)
         if len(sample) == 1:
-            stderr = float(probe_error[0]) if not self._backend().exact else math.nan
-            return Estimate(float(sample[0]), stderr, 1.0, note=note + "; one sample has no spread")
-        return Estimate(
-            float(sample.mean()), float(sample.std(ddof=1)) / math.sqrt(len(sample)),
-            float(len(sample)), note=note,
-        )  # fmt: skip
+            note += "; one sample has no spread"
+            stderr = bars[0] if not self._backend().exact else math.nan
+            return _with_truncation(sample[0], stderr, abs(moved[0]), note, 1.0)
+        count = len(sample)
+        stderr = sample.std(ddof=1) / math.sqrt(count)
+        return _with_truncation(sample.mean(), stderr, abs(moved.mean()), note, float(count))
+
+    def _truncation(
+        self, function: Callable[[CanonicalEnsemble], Tensor], values: Tensor
+    ) -> Tensor:
+        """Change of a function since half the Lanczos steps, per sample; inf if it had no value."""
+        half = self._backend().half
+        if half is None:
+            return torch.zeros_like(values[:, 0])
+        if self._backend().unresolved(self.tau):
+            return torch.full_like(values[:, 0], math.inf)
+        twin = self.at(self.beta)
+        key = next(k for k, v in self._cache.items() if v is self._backend())
+        twin._cache = {key: half}
+        try:
+            return (values - function(twin)).mean(1)
+        except UnstableEnsembleError:
+            return torch.full_like(values[:, 0], math.inf)
 
     def _hot_moments(self) -> tuple[Tensor, Tensor] | None:
         """sum g_i and sum g_i^2, g = lambda - m, if beta is so small that series are sharper."""
@@ -256,7 +286,7 @@ class CanonicalEnsemble:
     @property
     def log_partition(self) -> Estimate:
         """log Z = (N/2) log 2 pi - (N/2) log beta - L/2 (origin: - (beta/2) Q)."""
-        return self._reduce(self._log_partition(), "log Z, nats")
+        return self._reduce(lambda e: e._log_partition(), "log Z, nats")
 
     def _log_partition(self) -> Tensor:
         n = self.neurons
@@ -267,12 +297,12 @@ class CanonicalEnsemble:
     @property
     def free_energy(self) -> Estimate:
         """F = -T log Z, in units of the loss."""
-        return self._reduce(-self._log_partition() / self.beta, "F = -T log Z, loss units")
+        return self._reduce(lambda e: -e._log_partition() / e.beta, "F = -T log Z, loss units")
 
     @property
     def average_loss(self) -> Estimate:
         """U = -d log Z/d beta = N T/2 - (T^2/2) L' (flat: N T/2), in units of the loss."""
-        return self._reduce(self._average_loss(), "U, loss units")
+        return self._reduce(lambda e: e._average_loss(), "U, loss units")
 
     def _average_loss(self) -> Tensor:
         t = 1 / self.beta
@@ -289,7 +319,7 @@ class CanonicalEnsemble:
     @property
     def heat_capacity(self) -> Estimate:
         """C_V = dU/dT = N/2 - T L' - (T^2/2) L'' = beta^2 Var H; between 0 and N/2 for m = 0."""
-        return self._reduce(self._heat_capacity(), "C_V, nats")
+        return self._reduce(lambda e: e._heat_capacity(), "C_V, nats")
 
     def _heat_capacity(self) -> Tensor:
         t = 1 / self.beta
@@ -305,7 +335,7 @@ class CanonicalEnsemble:
     @property
     def energy_variance(self) -> Estimate:
         """Var H = T^2 C_V under the ensemble, squared loss units."""
-        return self._reduce(self._heat_capacity() / self.beta**2, "Var H, loss units squared")
+        return self._reduce(lambda e: e._heat_capacity() / e.beta**2, "Var H, loss units squared")
 
     @property
     def complexity(self) -> Estimate:
@@ -314,7 +344,9 @@ class CanonicalEnsemble:
         The differential entropy splits exactly as S_0(T) + C. The sign with which the source
         attaches C to the first law is a convention; this one is C = +log Z(b, w).
         """
-        return self._reduce(-0.5 * self._log_det(0)[0], "C = -1/2 sum log(lambda - m + T), nats")
+        return self._reduce(
+            lambda e: -0.5 * e._log_det(0)[0], "C = -1/2 sum log(lambda - m + T), nats"
+        )
 
     @property
     def thermodynamic_entropy(self) -> float:
@@ -334,14 +366,17 @@ class CanonicalEnsemble:
         (N/2)(1 + log 2 pi) - 1/2 log det A = S_0(T) + C, which does not obey that identity.
         """
         if kind == "relative":
-            value = self.beta * self._average_loss() + self._log_partition()
-            if self.reference != "flat":
-                value = value - 0.5 * self.neurons * LOG_2PI
-            return self._reduce(value, "S = -KL(p|reference), nats")
+            return self._reduce(lambda e: e._relative_entropy(), "S = -KL(p|reference), nats")
         if kind == "differential":
-            value = self.thermodynamic_entropy - 0.5 * self._log_det(0)[0]
-            return self._reduce(value, "differential entropy, nats")
+            return self._reduce(
+                lambda e: e.thermodynamic_entropy - 0.5 * e._log_det(0)[0],
+                "differential entropy, nats",
+            )
         raise ValueError(f"kind must be 'relative' or 'differential', got {kind!r}")
+
+    def _relative_entropy(self) -> Tensor:
+        value = self.beta * self._average_loss() + self._log_partition()
+        return value if self.reference == "flat" else value - 0.5 * self.neurons * LOG_2PI
 
     # -- spectrum and stability ------------------------------------------------------------------
 
@@ -369,16 +404,20 @@ class CanonicalEnsemble:
             weights = torch.full_like(nodes, 1 / self.neurons)
         inside = (nodes.unsqueeze(-1) >= bounds[:-1]) & (nodes.unsqueeze(-1) < bounds[1:])
         fraction = (weights.unsqueeze(-1) * inside).sum(-2)
-        sample = fraction.reshape(-1, len(bounds) - 1).cpu().numpy()
+        sample = _numpy(fraction.mean(1))  # probes of one sample are not further samples
         n = len(sample)
         spread = sample.std(0, ddof=1) / math.sqrt(n) if n > 1 else np.full(sample.shape[1], np.nan)
         return Estimate(sample.mean(0), spread, n)
 
     @property
     def lambda_min(self) -> float:
-        """Smallest eigenvalue of G over all samples (Lanczos: from the quadrature nodes)."""
+        """Smallest eigenvalue of G over all samples.
+
+        Lanczos: the smallest node, for feed-forward nets on the inverse, where it converges
+        first; for a dense J it is an upper bound.
+        """
         if self.method == "slq":
-            backend = self._backend()
+            backend = self._decomposition(self.layered)
             nodes = backend.eigenvalue_nodes()[backend.weights > 1e-12]
             return float(nodes.min())
         if self._cache.get("lambda_min") is None:
@@ -414,7 +453,25 @@ class CanonicalEnsemble:
             )
         from thermolearn.measure.canonical.laplacian import edge_laplacian
 
-        return self._reduce(edge_laplacian(self), "sum over edges of d2F/dw2 at fixed slopes")
+        return self._reduce(edge_laplacian, "sum over edges of d2F/dw2 at fixed slopes")
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().double().numpy()
+
+
+def _with_truncation(
+    value: Any, stderr: Any, truncation: Any, note: str, n_eff: float | None = None
+) -> Estimate:
+    """Statistical and truncation error together; flagged if truncation rules and matters."""
+    if not np.all(np.isfinite(truncation)):
+        return Estimate(value, np.full(np.shape(value), np.nan), n_eff, "not converged", note)
+    matters = np.any((truncation > 3 * np.nan_to_num(stderr)) & (truncation > 1e-3 * np.abs(value)))
+    if matters:
+        note += "; Lanczos has not converged: raise steps, or use method 'block' or 'dense'"
+    return Estimate(
+        value, np.hypot(stderr, truncation), n_eff, "not converged" if matters else "ok", note
+    )
 
 
 def _add(values: Tensor, extra: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def fit_beta(
     if hot.reference == "flat" and target > 0:
         return hot.at(guess)
 
-    begin = math.log(start or guess)
+    begin = math.log(start if start is not None and start > 0 else guess)
     fitted = _newton(hot, target, begin) if target > 0 else None
     if fitted is None:
         fitted = _bracketed(hot, target, begin)
@@ -93,8 +93,15 @@ def _bracketed(hot: Any, target: float, start: float) -> float | None:
 
 
 def _no_temperature(cls: Any, J: Any, target: float, options: dict[str, Any]) -> ValueError:
-    limit = float(cls(J, 1e-12, **options)._average_loss().mean())
+    hot, cold = "(tr G - m N)/2 =", "0"
+    try:
+        high = float(cls(J, 1e-12, **options)._average_loss().mean())
+        hot = f"{hot if options.get('reference') != 'origin' else 'about'} {high:.6g}"
+        if options.get("reference") == "origin" or options.get("mass", 0.0):
+            cold = f"{float(cls(J, 1e12, **options)._average_loss().mean()):.6g}"
+    except UnstableEnsembleError:
+        cold = "minus infinity"
     return ValueError(
         f"no positive temperature gives this loss: average_loss = {target:.6g} must lie "
-        f"between 0 (beta -> infinity) and (tr G - m N)/2 = {limit:.6g} (beta -> 0)"
+        f"between {cold} (beta -> infinity) and {hot} (beta -> 0)"
     )

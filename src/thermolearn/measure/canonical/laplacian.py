@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -105,24 +106,21 @@ def number_of_edges(blocks: JacobianBlocks) -> int:
 
 
 def free_energy_of(
-    system: NeuronSystem, tensors: dict[str, Tensor], x: Tensor, beta: float, mass: float
+    system: NeuronSystem, tensors: Sequence[dict[str, Tensor]], x: Tensor, beta: float, mass: float
 ) -> Tensor:
-    """Batch-mean F as a differentiable function of the model's parameters."""
-    states = [x]
-    blocks = []
-    for i, segment in enumerate(system.segments):
-        names = {n for n, _ in segment.module.named_parameters()}
-        names |= {n for n, _ in segment.module.named_buffers()}
-        local = {n: tensors[n] for n in names}
+    """Batch-mean F as a differentiable function of each segment's tensors."""
+    state, blocks = x, []
+    for i, (segment, local) in enumerate(zip(system.segments, tensors, strict=True)):
 
-        def single(
-            one: Tensor, module: Any = segment.module, local: dict[str, Tensor] = local
-        ) -> Tensor:
-            return functional_call(module, local, (one[None],))[0].flatten()
+        def call(u: Tensor, module: Any = segment.module, local: Any = local) -> Tensor:
+            return functional_call(module, local, (u.clone(),))  # it may work in place
+
+        def single(one: Tensor, call: Any = call) -> Tensor:
+            return call(one[None])[0].flatten()
 
         if i or system.inputs == "free":
-            blocks.append(vmap(jacrev(single), chunk_size=64)(states[-1]).flatten(2))
-        states.append(functional_call(segment.module, local, (states[-1],)))
+            blocks.append(vmap(jacrev(single), chunk_size=64)(state).flatten(2))
+        state = call(state)
     if not blocks:
         raise NotApplicableError("one clamped segment: F does not depend on the parameters")
     tau = (0.0 if system.reference == "flat" else 1 / beta) - mass
@@ -130,9 +128,7 @@ def free_energy_of(
     shifts = [x.new_full((1, 1), tau)] * (len(blocks) + 1)
     neurons = sum(block.widths_of(blocks))
     log_det = block.log_det(directed, shifts).mean()
-    return (0.5 * (neurons * math.log(beta) + log_det) - 0.5 * neurons * math.log(2 * math.pi)) / (
-        beta
-    )
+    return 0.5 * (neurons * math.log(beta / (2 * math.pi)) + log_det) / beta
 
 
 def weight_trace(
@@ -178,31 +174,39 @@ def weight_trace(
         )
     data = system._input(x)
     tensors, chosen = _leaves(system, parameters)
-    hessian = hvp_operator(lambda: free_energy_of(system, tensors, data, beta, mass), chosen)
     generator = torch.Generator(device=data.device).manual_seed(seed)
     count = sum(c.numel() for c in chosen)
-    trace = hutchinson(hessian, count, probes, generator)
+    try:
+        hessian = hvp_operator(lambda: free_energy_of(system, tensors, data, beta, mass), chosen)
+        trace = hutchinson(hessian, count, probes, generator)
+    except (RuntimeError, NotImplementedError) as error:
+        raise NotApplicableError(
+            "the weight Laplacian needs second derivatives that a module does not have: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     return replace(trace, note=f"trace over {count} {parameters}, {probes} Rademacher probes")
 
 
-def _leaves(system: NeuronSystem, parameters: str) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Float64 copies of all tensors of the segments, and those over which the trace runs.
+def _leaves(system: NeuronSystem, parameters: str) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+    """Float64 copies of each segment's tensors, and those over which the trace runs.
 
     Tied tensors appear under several names and must stay one leaf.
     """
     copies: dict[int, Tensor] = {}
-    tensors: dict[str, Tensor] = {}
+    tensors: list[dict[str, Tensor]] = []
     chosen: list[Tensor] = []
     for segment in system.segments:
+        local: dict[str, Tensor] = {}
         for name, buffer in segment.module.named_buffers():
-            tensors[name] = buffer.double() if buffer.is_floating_point() else buffer
+            local[name] = buffer.double() if buffer.is_floating_point() else buffer
         for name, value in segment.module.named_parameters(remove_duplicate=False):
             if id(value) not in copies:
                 copies[id(value)] = value.detach().double().clone().requires_grad_(True)
                 is_weight = value.ndim >= 2
                 if parameters == "all" or (parameters == "weights") == is_weight:
                     chosen.append(copies[id(value)])
-            tensors[name] = copies[id(value)]
+            local[name] = copies[id(value)]
+        tensors.append(local)
     if not chosen:
         raise NotApplicableError(f"the model has no {parameters}")
     return tensors, chosen

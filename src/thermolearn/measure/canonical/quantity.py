@@ -106,6 +106,11 @@ def targets(window: Window, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
             )
         if y.is_floating_point():
             return y.double(), y.argmax(1)
+        if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
+            raise NotApplicableError(
+                f"the labels run from {int(y.min())} to {int(y.max())}, the model has "
+                f"{outputs.shape[1]} outputs"
+            )
         return torch.nn.functional.one_hot(y.long(), outputs.shape[1]).double(), y.long()
     if window.energy != "squared":
         raise NotApplicableError(
@@ -247,7 +252,8 @@ class Canonical:
             fixed = point.ensemble.at(beta)
             values[f"free_energy_beta_{beta:.0f}"] = fixed.free_energy
             values[f"entropy_differential_beta_{beta:.0f}"] = fixed.entropy("differential")
-        values["loss_n_eff"] = effective_degrees(point.losses)
+        if len(point.losses) > 2:
+            values["loss_n_eff"] = effective_degrees(point.losses)
         return values
 
     def summarize(self, run: Run) -> list[dict[str, Any]]:
@@ -284,12 +290,17 @@ def state_functions(point: Point) -> dict[str, Estimate]:
         mismatch = average_loss - losses
         beta_influence = (mismatch - mismatch.mean()) / variance.mean()
 
+    status = "ok"
+    if e.method == "slq":
+        bad = [v.status for v in (e.average_loss, e.complexity, e.heat_capacity)]
+        status = next((word for word in bad if word != "ok"), "ok")
+
     def estimate(per_sample: np.ndarray | float, beta_slope: float) -> Estimate:
         sample = np.broadcast_to(np.asarray(per_sample, float), losses.shape)
         influence = sample - sample.mean() + beta_slope * beta_influence
         count = len(losses)
         stderr = influence.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
-        return Estimate(float(sample.mean()), stderr, count)
+        return Estimate(float(sample.mean()), stderr, count, status)
 
     entropy = e.beta * average_loss + log_z - 0.5 * n * math.log(2 * math.pi)
     complexity = -0.5 * log_det

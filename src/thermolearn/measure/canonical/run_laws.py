@@ -22,8 +22,8 @@ def laws_run(run: Any, first: Any, last: Any) -> Row:
         raise NotApplicableError("the laws need at least two snapshots")
     totals = run.cache["laws"]["totals"].cpu().numpy()
     change, heat, work, residual = (mean_estimate(t) for t in totals)
-    closure = jackknife(lambda du, r: abs(r.mean()) / abs(du.mean()), totals[0], totals[3])
-    share = jackknife(lambda du, w: w.mean() / du.mean(), totals[0], totals[2])
+    closure = _ratio(totals[3], totals[0], np.abs)
+    share = _ratio(totals[2], totals[0])
     worst = float(np.nanmax(np.abs(residuals))) / max(abs(float(change)), 1e-300)
     falls = {
         "second_law_fitted": _falling(history(run, "canonical", "entropy_differential")),
@@ -43,6 +43,14 @@ def laws_run(run: Any, first: Any, last: Any) -> Row:
         **falls,
     )
     return {"values": values, "notes": _law_notes(run, float(closure), float(share), falls)}
+
+
+def _ratio(a: np.ndarray, b: np.ndarray, shape: Any = np.asarray) -> Estimate:
+    """Ratio of means with its jackknife bar; no bias correction, which could change its sign."""
+    value = float(shape(a.mean()) / shape(b.mean())) if b.mean() else math.nan
+    if len(a) < 2:
+        return Estimate(value, math.nan)
+    return Estimate(value, jackknife(lambda p, q: shape(p.mean()) / shape(q.mean()), a, b).stderr)
 
 
 def _falling(series: np.ndarray) -> Estimate:

@@ -19,6 +19,7 @@ from thermolearn.measure.canonical.states import sample_states
 TRUST_SAMPLES, TRUST_NEURONS = 16, 2000
 TRUST_DRAWS, TRUST_ELEMENTS = (200, 4000), 1e7  # draws per sample; draws x samples x neurons
 HMC_SAMPLES, HMC_NEURONS = 4, 300
+COARSE = 0.01  # relative resolution of U above which agreement says nothing
 
 
 def _clean_ensemble(point: Any, samples: int) -> tuple[Tensor, CanonicalEnsemble]:
@@ -56,13 +57,11 @@ def trust(run: Any, first: Any, last: Any) -> Row:
         deviation = (approx - float(exact)) / float(exact)
         error = float(exact.stderr) / abs(float(exact))
         allowed = max(4 * error, 1e-3)
-        verdict = (
-            "cannot tell: under-sampled"
-            if exact.status != "ok"
-            else "trust"
-            if abs(deviation) <= allowed
-            else "do not trust"
-        )
+        verdict = "trust" if abs(deviation) <= allowed else "do not trust"
+        if exact.status != "ok":
+            verdict = "cannot tell: under-sampled"
+        elif verdict == "trust" and allowed > COARSE:
+            verdict = f"cannot tell: {100 * allowed:.1g}% would not have been seen"
         rows.append(
             [step, gauss.beta, method, approx, float(exact), float(exact.stderr), deviation, ess,
              verdict]

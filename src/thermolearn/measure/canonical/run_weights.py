@@ -7,13 +7,14 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
 from thermolearn.measure.canonical.laplacian import number_of_edges, weight_trace
 from thermolearn.measure.canonical.rows import Row, values_row
+from thermolearn.measure.canonical.segments import SHAPES, Segment
 from thermolearn.measure.canonical.system import JacobianBlocks, NeuronSystem
 from thermolearn.measure.canonical.wide_networks import wide_limit
 
@@ -33,7 +34,10 @@ def efficiency(run: Any, first: Any, last: Any) -> Row:
                 rows.append(_edge_row(point, name, label, beta, values))
             except NotApplicableError as error:
                 reasons.append(str(error))
-            rows += _weight_rows(point, name, label, beta, values)
+            try:
+                rows += _weight_rows(point, name, label, beta, values)
+            except NotApplicableError as error:
+                reasons.append(str(error))
     if not rows:
         raise NotApplicableError(reasons[0] if reasons else "no element-wise segments")
     columns = ["snapshot", "at", "beta", "over", "total", "total stderr", "per element",
@@ -158,8 +162,26 @@ def wide_limit_row(first: Any) -> Row:
     }  # fmt: skip
 
 
-_NAMES = {"Tanh": "tanh", "ReLU": "relu", "Sigmoid": "sigmoid", "GELU": "gelu", "SiLU": "silu",
-          "tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid"}  # fmt: skip
+# Element-wise modules and functions that the theory has a name for, with their default settings.
+_MODULES = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.SiLU: "silu"}
+RESHAPES = {"flatten", "view", "reshape", "size", "contiguous"}
+_FUNCTIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid"}
+
+
+def _layer_of(segment: Segment) -> tuple[nn.Linear, str]:
+    """The linear map and the activation of a segment that is just these two (and reshapes)."""
+    parts = [m for m in segment.module.modules() if not any(True for _ in m.children())]
+    linear = [m for m in parts if type(m) is nn.Linear]
+    others = [m for m in parts if m not in linear and not isinstance(m, SHAPES)]
+    functions = [m for m in segment.modules if ": " not in m and m not in RESHAPES]
+    names = [_MODULES.get(type(m), "") for m in others] + [_FUNCTIONS.get(f, "") for f in functions]
+    plain = segment.affine is not None and segment.ordered and len(linear) == 1
+    if not plain or len(names) > 1 or "" in names:
+        raise NotApplicableError(
+            "the wide-limit theory is for fully connected layers with one of the activations "
+            f"{', '.join(_MODULES.values())}: one segment is {', '.join(segment.modules)}"
+        )
+    return linear[0], names[0] if names else "linear"
 
 
 def _random_network_shape(system: NeuronSystem) -> dict[str, Any]:
@@ -168,21 +190,13 @@ def _random_network_shape(system: NeuronSystem) -> dict[str, Any]:
         raise NotApplicableError("the wide-limit theory is for free inputs")
     variances, errors, biases, activations = [], [], [], []
     for segment in system.segments:
-        linear = [m for m in segment.module.modules() if isinstance(m, torch.nn.Linear)]
-        if segment.affine is None or len(linear) != 1:
-            raise NotApplicableError(
-                "the wide-limit theory is for fully connected, element-wise layers: "
-                f"one segment is {', '.join(segment.modules)}"
-            )
-        weight = linear[0].weight.detach().double()
-        if not segment.module.get_submodule(segment.name).weight.shape == weight.shape:
-            raise NotApplicableError("segments were not cut at the linear layers")
+        linear, activation = _layer_of(segment)
+        weight = linear.weight.detach().double()
         variances.append(float((weight**2).mean()) * weight.shape[1])
         errors.append(variances[-1] * math.sqrt(2 / weight.numel()))
-        bias = linear[0].bias
+        bias = linear.bias
         biases.append(0.0 if bias is None else float((bias.detach().double() ** 2).mean()))
-        names = [m.split(": ")[-1] for m in segment.modules]
-        activations.append(next((_NAMES[n] for n in names if n in _NAMES), "linear"))
+        activations.append(activation)
     mean = float(np.average(variances, weights=np.array(errors) ** -2.0))
     if any(abs(v - mean) > 4 * e + 0.02 * mean for v, e in zip(variances, errors, strict=True)):
         raise NotApplicableError(

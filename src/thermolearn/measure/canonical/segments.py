@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from thermolearn.measure.canonical.tracing import ADVICE, TracedModel, is_shape_tuple
+
 AFFINE = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -45,7 +47,6 @@ KINKED = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.ReLU6, nn.Hardsigmoid,
     nn.Softshrink, nn.Hardshrink, nn.Threshold,
 )  # fmt: skip
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 ELEMENTWISE_FUNCTIONS = {
     F.relu, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.tanh, F.sigmoid,
     F.softplus, F.softsign, F.hardtanh, F.relu6, F.hardswish, F.hardsigmoid, F.logsigmoid,
@@ -68,8 +69,6 @@ POOL_FUNCTIONS = {
     F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.pad, F.interpolate,
 }  # fmt: skip
 
-ADVICE = "pass segments=[module, ...] whose composition is the model"
-
 
 @dataclass(frozen=True)
 class Segment:
@@ -86,6 +85,8 @@ class Segment:
     affine, post : nn.Module or None
         The split into an affine map and an element-wise rest (BatchNorm in eval mode included);
         None if the segment is not of that form (residual blocks, pooling, softmax, LayerNorm).
+    ordered : bool
+        The affine map reads the states in their own order (only reshapes in front of it).
     kinked : bool
         An activation with kinks is inside, so that f'' vanishes almost everywhere.
     """
@@ -95,6 +96,7 @@ class Segment:
     modules: tuple[str, ...]
     affine: nn.Module | None = None
     post: nn.Module | None = None
+    ordered: bool = False
     kinked: bool = False
 
     @property
@@ -112,20 +114,8 @@ def segment_model(model: nn.Module) -> list[Segment]:
         The model cannot be traced, takes several inputs, is recurrent, compiled, or reads integer
         tokens; the message names the module.
     """
-    _refuse(model)
-    try:
-        traced = fx.symbolic_trace(model)
-    except Exception as error:
-        raise TypeError(
-            f"{type(model).__name__} cannot be traced into segments "
-            f"({type(error).__name__}: {str(error).split(chr(10))[0]}); {ADVICE}"
-        ) from error
-    inputs = [n for n in traced.graph.nodes if n.op == "placeholder"]
-    required = [n for n in inputs if not n.args]
-    if len(required) != 1 and len(inputs) != 1:
-        raise TypeError(f"{type(model).__name__} takes {len(inputs)} inputs, not one; {ADVICE}")
-    atoms = _atoms(traced)
-    return [_build(traced, group) for group in _join(traced, atoms)]
+    traced = TracedModel(model)
+    return [_build(traced, group) for group in _join(traced, traced.atoms())]
 
 
 def explicit_segments(segments: Sequence[Any]) -> list[Segment]:
@@ -166,91 +156,41 @@ def _simple_split(module: nn.Module) -> Segment | None:
     return found[0] if len(found) == 1 else None
 
 
-def _refuse(model: nn.Module) -> None:
-    """Say at once, and by name, what has no segmentation."""
-    if hasattr(model, "_orig_mod"):
-        raise TypeError("the model is compiled: pass the module that was given to torch.compile")
-    for name, module in model.named_modules():
-        where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
-        if isinstance(module, RECURRENT):
-            raise TypeError(
-                f"{where} is recurrent: build a Septuple from its weight matrix (dense method)"
-            )
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            raise TypeError(
-                f"{where} reads integer tokens, which are not neuron states; "
-                "measure the part of the model behind it"
-            )
-        if isinstance(module, nn.UninitializedParameter) or any(
-            isinstance(p, nn.UninitializedParameter) for p in module.parameters(recurse=False)
-        ):
-            raise TypeError(f"{where} has uninitialized parameters: run one forward pass first")
-
-
-# -- atoms: what stands between two single-tensor points ----------------------------------------
-
-
-def _atoms(traced: fx.GraphModule) -> list[list[fx.Node]]:
-    """Groups of nodes between consecutive points where one tensor carries all the data."""
-    nodes = [n for n in traced.graph.nodes if n.op not in ("placeholder", "get_attr", "output")]
-    if not nodes:
-        raise TypeError(f"the model computes nothing; {ADVICE}")
-    result = next(n for n in traced.graph.nodes if n.op == "output").args[0]
-    if not isinstance(result, fx.Node):
-        raise TypeError(f"the model returns several values, not one tensor; {ADVICE}")
-    position = {node: i for i, node in enumerate(nodes)}
-    last_use = {
-        node: max((position.get(user, len(nodes)) for user in node.users), default=-1)
-        for node in traced.graph.nodes
-        if node.op != "get_attr"
-    }
-    atoms, current = [], []
-    for i, node in enumerate(nodes):
-        current.append(node)
-        alive = [n for n, last in last_use.items() if last > i and position.get(n, -1) <= i]
-        if alive == [node]:
-            atoms.append(current)
-            current = []
-    if current:
-        atoms.append(current)
-    return atoms
-
-
-def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+# -- what an atom is ------------------------------------------------------------------------------
 
 
 def _is_one_of(
-    traced: fx.GraphModule,
+    traced: TracedModel,
     node: fx.Node,
     modules: tuple[type[nn.Module], ...],
     functions: Container[Any],
     methods: Container[Any],
 ) -> bool:
     if node.op == "call_module":
-        return isinstance(_module(traced, node), modules)
+        return isinstance(traced.module(node), modules)
     return node.target in (functions if node.op == "call_function" else methods)
 
 
-def _is_elementwise(traced: fx.GraphModule, node: fx.Node) -> bool:
+def _is_elementwise(traced: TracedModel, node: fx.Node) -> bool:
     return _is_one_of(traced, node, ELEMENTWISE, ELEMENTWISE_FUNCTIONS, ELEMENTWISE_METHODS)
 
 
-def _is_shape(traced: fx.GraphModule, node: fx.Node) -> bool:
+def _is_shape(traced: TracedModel, node: fx.Node) -> bool:
     return _is_one_of(traced, node, SHAPES, SHAPE_FUNCTIONS, SHAPE_METHODS)
 
 
-def _is_affine(traced: fx.GraphModule, node: fx.Node) -> bool:
+def _is_affine(traced: TracedModel, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(_module(traced, node), AFFINE)
-    reads_parameter = any(isinstance(a, fx.Node) and a.op == "get_attr" for a in node.args)
-    return node.op == "call_function" and node.target in AFFINE_FUNCTIONS and reads_parameter
+        return isinstance(traced.module(node), AFFINE)
+    if node.op != "call_function" or node.target not in AFFINE_FUNCTIONS:
+        return False
+    return traced.is_parametric(node) and len(traced.data_inputs(node)) == 1
 
 
-def _kind(traced: fx.GraphModule, atom: list[fx.Node]) -> str:
-    """affine, block (parametric, several nodes or an unknown module), norm, activation, neutral."""
+def _kind(traced: TracedModel, atom: list[fx.Node]) -> str:
+    """affine, block (parametric, several nodes or an unknown one), norm, activation, neutral."""
     if len(atom) == 1:
-        node, module = atom[0], _module(traced, atom[0])
+        node, module = atom[0], traced.module(atom[0])
         if _is_affine(traced, node):
             return "affine"
         if isinstance(module, NORMS):
@@ -259,21 +199,14 @@ def _kind(traced: fx.GraphModule, atom: list[fx.Node]) -> str:
             return "neutral"
         if node.op == "call_function" and node.target in POOL_FUNCTIONS:
             return "neutral"
-        if _is_elementwise(traced, node):
-            return "activation"
-        parametric = module is not None and any(True for _ in module.parameters())
-        return "block" if parametric else "activation"
-    if all(_is_shape(traced, n) for n in atom):
+    elif all(_is_shape(traced, n) for n in atom):
         return "neutral"
-    parametric = any(
-        _is_affine(traced, n)
-        or ((m := _module(traced, n)) is not None and any(True for _ in m.parameters()))
-        for n in atom
-    )
-    return "block" if parametric else "activation"
+    if all(_is_elementwise(traced, n) for n in atom):
+        return "activation"
+    return "block" if any(traced.is_parametric(n) for n in atom) else "activation"
 
 
-def _join(traced: fx.GraphModule, atoms: list[list[fx.Node]]) -> list[list[fx.Node]]:
+def _join(traced: TracedModel, atoms: list[list[fx.Node]]) -> list[list[fx.Node]]:
     """Atoms joined into segments by the rule."""
     segments: list[list[fx.Node]] = []
     activated: list[bool] = []
@@ -299,85 +232,74 @@ def _join(traced: fx.GraphModule, atoms: list[list[fx.Node]]) -> list[list[fx.No
     return segments
 
 
-# -- building a segment as a module of its own --------------------------------------------------
+# -- building a segment ---------------------------------------------------------------------------
 
 
-def _subgraph(traced: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
-    """The nodes as a module of one input; parameters are shared with the traced model."""
-    inside, graph = set(nodes), fx.Graph()
-    entry = graph.placeholder("x")
-    copies: dict[fx.Node, fx.Node] = {}
-
-    def source(node: fx.Node) -> fx.Node:
-        if node.op == "get_attr":
-            if node not in copies:
-                copies[node] = graph.node_copy(node)
-            return copies[node]
-        return copies[node] if node in inside else entry
-
-    last = entry
-    for node in nodes:
-        last = copies[node] = graph.node_copy(node, source)
-    graph.output(last)
-    return fx.GraphModule(traced, graph)
-
-
-def _label(traced: fx.GraphModule, node: fx.Node) -> str:
-    module = _module(traced, node)
+def _label(traced: TracedModel, node: fx.Node) -> str:
+    module = traced.module(node)
     if module is not None:
         return f"{node.target}: {type(module).__name__}"
     return getattr(node.target, "__name__", str(node.target))
 
 
-def _is_kinked(traced: fx.GraphModule, node: fx.Node) -> bool:
-    module = _module(traced, node)
+def _is_kinked(traced: TracedModel, node: fx.Node) -> bool:
+    module = traced.module(node)
     if module is not None:
         return isinstance(module, KINKED)
     return getattr(node.target, "__name__", str(node.target)) in KINKED_NAMES
 
 
-def _keeps_order(traced: fx.GraphModule, node: fx.Node) -> bool:
+def _keeps_order(traced: TracedModel, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(_module(traced, node), SHAPES)
+        return isinstance(traced.module(node), SHAPES)
     if node.target is operator.getitem:  # of a shape, not of the states
-        return isinstance(node.args[0], fx.Node) and node.args[0].target == "size"
-    return node.target in ORDER_KEEPING
+        return is_shape_tuple(node.args[0])
+    return node.target in ORDER_KEEPING or is_shape_tuple(node)
 
 
-def _post_is_elementwise(traced: fx.GraphModule, nodes: Iterable[fx.Node]) -> bool:
+def _post_is_elementwise(traced: TracedModel, nodes: Iterable[fx.Node]) -> bool:
     return all(
         _is_elementwise(traced, n)
         or _keeps_order(traced, n)
-        or isinstance(_module(traced, n), BATCH_NORMS)
+        or isinstance(traced.module(n), BATCH_NORMS)
         for n in nodes
     )
 
 
-def _build(traced: fx.GraphModule, nodes: list[fx.Node]) -> Segment:
-    affine_at = [i for i, n in enumerate(nodes) if _is_affine(traced, n)]
-    parametric = [
-        n
-        for n in nodes
-        if (m := _module(traced, n)) is not None and any(True for _ in m.parameters())
-    ]
-    name = str(parametric[0].target) if parametric else _label(traced, nodes[0])
+def _split(traced: TracedModel, nodes: list[fx.Node]) -> tuple[int, bool] | None:
+    """Position of the one affine map if all else is shape before and element-wise after it.
+
+    What follows may see the states through the affine map only: a residual or a gate around it
+    is no element-wise function of z. The second value: reshapes in front keep the order.
+    """
+    found = [i for i, n in enumerate(nodes) if _is_affine(traced, n)]
+    if len(found) != 1:
+        return None
+    at = found[0]
+    before, after = nodes[:at], nodes[at + 1 :]
+    reach = {nodes[at], *after}
+    if any(n not in reach for u in after for n in traced.data_inputs(u)):
+        return None
+    if not all(_is_shape(traced, n) for n in before) or not _post_is_elementwise(traced, after):
+        return None
+    return at, all(_keeps_order(traced, n) for n in before)
+
+
+def _build(traced: TracedModel, nodes: list[fx.Node]) -> Segment:
+    parametric = [n for n in nodes if traced.is_parametric(n)]
+    named = [str(n.target) for n in parametric if n.op == "call_module"]
     affine = post = None
-    if len(affine_at) == 1:
-        at = affine_at[0]
-        before, after = nodes[:at], nodes[at + 1 :]
-        chain = not any(n in set(u.all_input_nodes) for n in before for u in after)
-        if (
-            chain
-            and all(_is_shape(traced, n) for n in before)
-            and _post_is_elementwise(traced, after)
-        ):
-            affine = _subgraph(traced, nodes[: at + 1])
-            post = _subgraph(traced, after) if after else nn.Identity()
+    split = _split(traced, nodes)
+    if split is not None:
+        after = nodes[split[0] + 1 :]
+        affine = traced.subgraph(nodes[: split[0] + 1])
+        post = traced.subgraph(after) if after else nn.Identity()
     return Segment(
-        name,
-        _subgraph(traced, nodes),
+        named[0] if named else _label(traced, (parametric or nodes)[0]),
+        traced.subgraph(nodes),
         tuple(_label(traced, n) for n in nodes),
         affine,
         post,
+        split is not None and split[1],
         any(_is_kinked(traced, n) for n in nodes),
     )

@@ -209,7 +209,7 @@ def septuple_of(system: NeuronSystem, x: Any) -> Septuple:
         if segment.affine is None:
             raise NotApplicableError(f"segment {segment.name!r} is not affine + element-wise")
         rows = slice(starts[i + 1], starts[i + 2])
-        weights[rows, starts[i] : starts[i + 1]] = system._affine_matrix(segment.affine, states[i])
+        weights[rows, starts[i] : starts[i + 1]] = system._affine_matrix(segment, states[i])
         offset = system._call(segment.affine, torch.zeros_like(states[i][:1]))
         bias[:, rows] = offset.flatten(1)
         shapes.append(offset.shape[1:])

@@ -22,6 +22,7 @@ from thermolearn.core.sampling import ChainResult, chain_mean, hmc
 from thermolearn.measure.canonical.system import NeuronSystem
 
 CHUNK = 4096  # rows (draws x samples) of states in memory at once
+GRID_LIMIT = 8000  # points of a transfer matrix
 ENOUGH_ESS = 100.0  # below it an importance-sampled number is flagged
 
 
@@ -32,7 +33,7 @@ class StateSample:
     Attributes
     ----------
     losses : Tensor (n, B)
-        H_0 = |e|^2/2 of each draw for each data sample, without the mass term.
+        H_0 = |e|^2/2 of each draw for each data sample, without the mass term (HMC: with it).
     mass_terms : Tensor (n, B)
         -(m/2)|x - x_ref|^2.
     log_weights : Tensor (n, B)
@@ -372,6 +373,11 @@ def _chain_log_partition(
             half += float(fixed[layer].abs())
         half *= reach
         count = int(2 * half / narrow * points) + 1
+        if count > GRID_LIMIT:
+            raise ValueError(
+                f"quadrature needs {count} points in layer {layer}: the states spread too far; "
+                "use method='importance'"
+            )
         center = float(fixed[layer])
         new = torch.linspace(center - half, center + half, count, dtype=torch.float64).to(fixed[0])
         clean = fixed[0][0] if layer == 0 else system.apply(layer, _column(grid)).squeeze(1)

@@ -34,5 +34,9 @@ def all_rows(run: Any, first: Any, last: Any) -> list[Row]:
         except NotApplicableError as error:
             rows.append({"kind": "not_applicable", "quantity": name, "reason": str(error)})
             continue
+        except Exception as error:  # one summary must not take the others with it
+            reason = f"failed: {type(error).__name__}: {error}"
+            rows.append({"kind": "not_applicable", "quantity": name, "reason": reason})
+            continue
         rows.append({"kind": "summary", "quantity": name, **row})
     return rows

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -134,9 +135,10 @@ class NeuronSystem:
         if isinstance(segments, str):
             if segments != "auto":
                 raise ValueError(f"segments must be 'auto' or a list of modules, got {segments!r}")
-            self.segments, self._composed = segment_model(model), True
+            self.segments = segment_model(model)
         else:
-            self.segments, self._composed = explicit_segments(segments), False
+            self.segments = explicit_segments(segments)
+        self._composed = False
         self._shapes: list[torch.Size] = []
 
     # -- shapes and states -----------------------------------------------------------------------
@@ -155,12 +157,12 @@ class NeuronSystem:
         return x.double()
 
     def _call(self, module: nn.Module, x: Tensor) -> Tensor:
-        """The module on x with its parameters and buffers in float64."""
+        """The module on a copy of x (it may work in place) with its tensors in float64."""
         tensors = {
             name: t.detach().double() if t.is_floating_point() else t
             for name, t in (*module.named_parameters(), *module.named_buffers())
         }
-        return functional_call(module, tensors, (x,))
+        return functional_call(module, tensors, (x.clone(),))
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         """[x_0, ..., x_L] in their own shapes; remembers the shapes."""
@@ -182,9 +184,19 @@ class NeuronSystem:
         return states
 
     def _check_composition(self, x: Tensor, output: Tensor) -> None:
+        """The segments compose to the model, and the model treats samples one by one."""
         expected = self._call(self.model, x)
-        if expected.shape != output.shape or not torch.allclose(expected, output, atol=1e-9):
-            raise ValueError("the given segments do not compose to the model on this data")
+        scale = float(expected.abs().max())
+        if expected.shape != output.shape or not torch.allclose(
+            expected, output, rtol=0, atol=1e-9 * scale
+        ):
+            raise ValueError("the segments do not compose to the model on this data")
+        alone = self._call(self.model, x[:1])
+        if not torch.allclose(alone, expected[:1], rtol=0, atol=1e-6 * scale):
+            raise TypeError(
+                "the model couples the samples of a batch (or is random): an output changes when "
+                "its sample is passed alone"
+            )
         self._composed = True
 
     @torch.no_grad()
@@ -297,6 +309,7 @@ class NeuronSystem:
                 block, slope, mask = self._elementwise_block(segment, state)
             else:
                 block, slope, mask = self._general_block(segment, state), None, None
+            if slope is None:
                 reason = reason or f"segment {segment.name!r} is not affine + element-wise"
             blocks.append(block)
             if slopes is not None and edges is not None and slope is not None and mask is not None:
@@ -327,34 +340,41 @@ class NeuronSystem:
             ) from error
         return block.flatten(2)
 
-    def _elementwise_block(self, segment: Segment, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _elementwise_block(
+        self, segment: Segment, state: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """J = f'(z) w with the affine map's matrix formed once for the whole batch."""
         assert segment.affine is not None and segment.post is not None
         z = self._call(segment.affine, state)
         post = segment.post
         slope = jvp(lambda u: self._call(post, u), (z,), (torch.ones_like(z),))[1].flatten(1)
-        matrix = self._affine_matrix(segment.affine, state)
-        return slope.unsqueeze(-1) * matrix, slope, self._edge_mask(segment.affine, state, matrix)
+        matrix = self._affine_matrix(segment, state)
+        if slope.shape[1] != matrix.shape[0]:  # an activation that broadcasts
+            return self._general_block(segment, state), None, None
+        return slope.unsqueeze(-1) * matrix, slope, self._edge_mask(segment, state, matrix)
 
-    def _affine_matrix(self, affine: nn.Module, state: Tensor) -> Tensor:
+    def _affine_matrix(self, segment: Segment, state: Tensor) -> Tensor:
         """dz/dx of an affine map, shape (n_l, n_{l-1}); the same for every sample."""
-        weight = _plain_linear_weight(affine, state[0].numel())
+        weight = _plain_linear_weight(segment, state[0].numel())
         if weight is not None:
             return weight.detach().double()
+        affine = segment.affine
+        assert affine is not None
         zero = torch.zeros_like(state[:1])
         # one row per output neuron, pulled back in chunks to bound the memory
         return jacrev(lambda u: self._call(affine, u)[0].flatten(), chunk_size=256)(zero).reshape(
             -1, state[0].numel()
         )
 
-    def _edge_mask(self, affine: nn.Module, state: Tensor, matrix: Tensor) -> Tensor:
+    def _edge_mask(self, segment: Segment, state: Tensor, matrix: Tensor) -> Tensor:
         """Which entries of the matrix are weights, also where a weight is zero."""
-        if _plain_linear_weight(affine, state[0].numel()) is not None:
+        if _plain_linear_weight(segment, state[0].numel()) is not None:
             return torch.ones_like(matrix, dtype=torch.bool)
-        ones = {
-            name: torch.ones_like(t, dtype=torch.float64)
-            for name, t in (*affine.named_parameters(), *affine.named_buffers())
-        }
+        affine = segment.affine
+        assert affine is not None
+        ones = {n: torch.ones_like(t, dtype=torch.float64) for n, t in affine.named_parameters()}
+        # a mask stays what it is
+        ones |= {n: t.double() for n, t in affine.named_buffers() if t.is_floating_point()}
         zero = torch.zeros_like(state[:1])
         structure = jacrev(
             lambda u: functional_call(affine, ones, (u,))[0].flatten(), chunk_size=256
@@ -381,8 +401,11 @@ class NeuronSystem:
         return weight_trace(self, x, beta, probes, mass=mass, parameters=parameters, seed=seed)
 
 
-def _plain_linear_weight(affine: nn.Module, n_in: int) -> Tensor | None:
+def _plain_linear_weight(segment: Segment, n_in: int) -> Tensor | None:
     """The weight of an affine map that is reshapes and one fully connected nn.Linear."""
+    affine = segment.affine
+    if affine is None or not segment.ordered:
+        return None
     linears = [m for m in affine.modules() if isinstance(m, nn.Linear)]
     parametric = [m for m in affine.modules() if any(True for _ in m.parameters(recurse=False))]
     if len(linears) == 1 and parametric == linears and linears[0].in_features == n_in:
@@ -447,12 +470,25 @@ class SegmentOperator(BlockOperator):
             return jvp(function, (state,), (tangent,))[1]
 
         shaped = v.transpose(0, 1).reshape(v.shape[1], *state.shape)
-        return vmap(one)(shaped).flatten(2).transpose(0, 1)
+        with self._named_errors(layer):
+            return vmap(one)(shaped).flatten(2).transpose(0, 1)
 
     @torch.no_grad()
     def pull(self, layer: int, v: Tensor) -> Tensor:
         state = self.states[layer - 1]
         target = self.states[layer]
-        back = vjp(self._function(layer), state)[1]
         shaped = v.transpose(0, 1).reshape(v.shape[1], *target.shape)
-        return vmap(lambda u: back(u)[0])(shaped).flatten(2).transpose(0, 1)
+        with self._named_errors(layer):
+            back = vjp(self._function(layer), state)[1]
+            return vmap(lambda u: back(u)[0])(shaped).flatten(2).transpose(0, 1)
+
+    @contextmanager
+    def _named_errors(self, layer: int) -> Iterator[None]:
+        """A missing derivative as a TypeError that names the segment."""
+        try:
+            yield
+        except (RuntimeError, NotImplementedError) as error:
+            raise TypeError(
+                f"segment {self.segments[layer - 1].name!r} has no products with its Jacobian: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
