@@ -124,7 +124,7 @@ def test_what_the_probe_is_told(recorder, iris):
 
 
 def test_default_cadence_gives_a_fixed_number_of_snapshots(recorder, iris):
-    for epochs, every in ((1, 1), (90, 3)):  # 4 steps per epoch
+    for epochs, every in ((1, 1), (90, 6)):  # 4 steps per epoch
         train(net(iris), iris, epochs=epochs)
         assert recorder.given["every"] == every
 
