@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -184,6 +184,17 @@ def _make_model(
     return load_weights(network, weights) if weights else network
 
 
+def _plain_words(rows: list[dict[str, Any]]) -> list[str]:
+    """What the run says about the laws, the Gaussian approximation and noise, as sentences."""
+    spoken = ("laws_run", "trust", "robustness")
+    return [
+        note
+        for row in rows
+        if row.get("kind") == "summary" and row.get("quantity") in spoken
+        for note in row.get("notes", [])
+    ]
+
+
 def _finish(run: TrainingRun, report: Path, json: Path) -> None:
     from thermolearn.measure.run_log import table
 
@@ -197,6 +208,8 @@ def _finish(run: TrainingRun, report: Path, json: Path) -> None:
         write_report(run.probe.rows, report)
         typer.echo("evaluation ended by Ctrl-C; the report holds what was finished")
     typer.echo(table(run.probe.rows))  # of what is finished: Probe.table would go on measuring
+    for note in _plain_words(run.probe.rows):
+        typer.echo(f"- {note}")
     typer.echo(f"report: {report.resolve()}")
     typer.echo(f"record: {json.resolve()}")
 

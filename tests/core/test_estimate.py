@@ -257,3 +257,8 @@ def test_text_can_be_read_back(value, stderr):
         unit = 10.0 ** -len(shown.partition(".")[2])
         assert abs(float(shown) - value) <= 0.51 * unit
         assert float(error) * unit == pytest.approx(stderr, rel=0.051)
+
+
+def test_format_takes_number_formats():
+    e = Estimate(0.05213, 0.00097)
+    assert f"{e:.3f}" == "0.052" and f"{e}" == str(e) == "0.05213(97)"

@@ -126,6 +126,10 @@ class Estimate:
             "" if self.status == "ok" else f" [{self.status}]"
         )
 
+    def __format__(self, spec: str) -> str:
+        """The value in a number format; without one, value and error bar as in ``str``."""
+        return format(float(self.value), spec) if spec else str(self)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; non-finite numbers become None (the status says why)."""
         out: dict[str, Any] = {"value": _jsonable(self.value), "stderr": _jsonable(self.stderr)}
