@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thermolearn.measure.canonical import CanonicalEnsemble, NeuronSystem
-from thermolearn.measure.canonical.system import BlockOperator
+from thermolearn.measure.canonical.operators import BlockOperator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:an activation has kinks"),

@@ -7,7 +7,7 @@ from torch import nn
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.canonical import NeuronSystem, Septuple, septuple_of
-from thermolearn.measure.canonical.system import BlockOperator
+from thermolearn.measure.canonical.operators import BlockOperator
 
 
 def naive_blocks(system, x):

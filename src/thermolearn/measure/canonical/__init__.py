@@ -6,6 +6,7 @@ from thermolearn.measure.canonical.entropy_balance import (
     entropy_destruction,
     ornstein_uhlenbeck,
 )
+from thermolearn.measure.canonical.jacobian import JacobianBlocks
 from thermolearn.measure.canonical.laws import (
     effective_degrees,
     factorization_defect,
@@ -15,7 +16,7 @@ from thermolearn.measure.canonical.laws import (
 from thermolearn.measure.canonical.robustness import thermal_robustness
 from thermolearn.measure.canonical.septuple import Septuple, septuple_of
 from thermolearn.measure.canonical.states import exact_log_partition, sample_states
-from thermolearn.measure.canonical.system import JacobianBlocks, NeuronSystem
+from thermolearn.measure.canonical.system import NeuronSystem
 from thermolearn.measure.canonical.wide_networks import wide_limit, wide_limit_recurrent
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thermolearn.core.linalg import gauss_rule, probe_lanczos
 from thermolearn.measure.canonical.block import NotPositiveDefiniteError
-from thermolearn.measure.canonical.system import BlockOperator
+from thermolearn.measure.canonical.operators import BlockOperator
 
 DENSE_LIMIT = 4 * 2**30  # bytes of one batch of dense M with its decomposition
 

@@ -24,12 +24,14 @@ from torch import Tensor
 from thermolearn.core.errors import ConvergenceError, UnstableEnsembleError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical import backends, block
-from thermolearn.measure.canonical.system import (
-    REFERENCES,
-    BlockOperator,
+from thermolearn.measure.canonical.jacobian import (
     JacobianBlocks,
-    SegmentOperator,
+    device_of,
+    sizes_of,
+    validated_jacobian,
 )
+from thermolearn.measure.canonical.operators import BlockOperator, SegmentOperator
+from thermolearn.measure.canonical.system import REFERENCES
 
 METHODS = ("auto", "block", "dense", "slq")
 LOG_2PI = math.log(2 * math.pi)
@@ -96,15 +98,15 @@ class CanonicalEnsemble:
         self.beta, self.mass, self.reference = float(beta), float(mass), reference
         self.per_sample = per_sample
         self._slq = (steps, probes, seed)
-        self._jacobian = _validated(J)
+        self._jacobian = validated_jacobian(J)
         if fixed_point is None:
             fixed_point = getattr(J, "fixed_point", None)
         self.fixed_point = fixed_point
         if reference == "origin" and fixed_point is None:
             raise ValueError("reference='origin' needs fixed_point=x* of shape (B, N)")
         self.layered = not isinstance(self._jacobian, Tensor)
-        self.batch, self.neurons = _sizes(self._jacobian)
-        self._place: dict[str, Any] = {"dtype": torch.float64, "device": _device(self._jacobian)}
+        self.batch, self.neurons = sizes_of(self._jacobian)
+        self._place: dict[str, Any] = {"dtype": torch.float64, "device": device_of(self._jacobian)}
         self.method = self._choose(method)
         if reference == "origin" and self.method == "slq":
             raise ValueError("reference='origin' needs method 'block' or 'dense'")
@@ -477,63 +479,6 @@ def _with_truncation(
 def _add(values: Tensor, extra: Tensor) -> Tensor:
     """(B,) or (B, P) plus (B,)."""
     return values + (extra if values.ndim == 1 else extra.unsqueeze(-1))
-
-
-def _device(matrix: Any) -> torch.device:
-    if isinstance(matrix, JacobianBlocks):
-        return matrix[0].device if len(matrix) else matrix.fixed_point.device
-    return matrix.device
-
-
-def _sizes(matrix: Any) -> tuple[int, int]:
-    if isinstance(matrix, Tensor):
-        return matrix.shape[0], matrix.shape[-1]
-    if isinstance(matrix, SegmentOperator):
-        return matrix.batch, matrix.size
-    return matrix.fixed_point.shape[0] if len(matrix) == 0 else len(matrix[0]), sum(matrix.widths)
-
-
-def _validated(J: Any) -> Tensor | JacobianBlocks | SegmentOperator:
-    """J in one of its three forms, in float64, checked."""
-    if isinstance(J, SegmentOperator):
-        return J
-    if isinstance(J, Tensor):
-        dense = (J if J.ndim == 3 else J.unsqueeze(0)).double()
-        if dense.ndim != 3 or dense.shape[-1] != dense.shape[-2]:
-            raise ValueError(f"a dense J must have shape (B, N, N), got {tuple(J.shape)}")
-        _check_finite([dense])
-        return dense
-    if not isinstance(J, (list, tuple)) or (len(J) == 0 and not isinstance(J, JacobianBlocks)):
-        raise ValueError("J must be a list of blocks, a tensor (B, N, N) or a SegmentOperator")
-    blocks = [torch.as_tensor(b).double() for b in J]
-    blocks = [b.unsqueeze(0) if b.ndim == 2 else b for b in blocks]
-    for i, one in enumerate(blocks):
-        if one.ndim != 3:
-            raise ValueError(f"block {i} must have shape (B, n_l, n_l-1), got {tuple(one.shape)}")
-        if i and (one.shape[-1] != blocks[i - 1].shape[-2] or one.shape[0] != blocks[0].shape[0]):
-            raise ValueError(
-                f"block {i} has shape {tuple(one.shape)}, which does not chain to block {i - 1} of "
-                f"shape {tuple(blocks[i - 1].shape)}: J_l must be (B, n_l, n_l-1)"
-            )
-    _check_finite(blocks)
-    if isinstance(J, JacobianBlocks):
-        return JacobianBlocks(
-            blocks, J.widths, J.fixed_point, J.slopes, J.edges, J.not_elementwise, J.samples_key
-        )
-    return JacobianBlocks(
-        blocks,
-        block.widths_of(blocks),
-        blocks[0].new_zeros(blocks[0].shape[0], 0),
-        not_elementwise="plain blocks carry no slopes: use NeuronSystem.jacobian_blocks(x)",
-    )
-
-
-def _check_finite(tensors: Sequence[Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.shape[0] == 0 or tensor.numel() == 0:
-            raise ValueError("J is empty: it needs at least one sample and one neuron")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError("J has NaN or infinite values")
 
 
 def _smallest_eigenvalue(ensemble: CanonicalEnsemble, accuracy: float = 1e-10) -> float:

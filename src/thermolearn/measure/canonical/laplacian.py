@@ -21,7 +21,8 @@ from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.linalg import hutchinson, hvp_operator
 from thermolearn.measure.canonical import block
-from thermolearn.measure.canonical.system import JacobianBlocks, NeuronSystem
+from thermolearn.measure.canonical.jacobian import JacobianBlocks
+from thermolearn.measure.canonical.system import NeuronSystem
 
 PARAMETERS = ("weights", "biases", "all")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.canonical import block
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
-from thermolearn.measure.canonical.system import JacobianBlocks
+from thermolearn.measure.canonical.jacobian import JacobianBlocks
 
 RULES = ("logmean", "trapezoid")
 

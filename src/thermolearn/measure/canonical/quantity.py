@@ -16,6 +16,7 @@ from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.canonical import backends, block, summaries
 from thermolearn.measure.canonical.ensemble import WIDEST_BLOCK, CanonicalEnsemble
+from thermolearn.measure.canonical.jacobian import JacobianBlocks
 from thermolearn.measure.canonical.laws import (
     FirstLaw,
     LawPoint,
@@ -23,7 +24,7 @@ from thermolearn.measure.canonical.laws import (
     law_point,
     law_steps,
 )
-from thermolearn.measure.canonical.system import JacobianBlocks, NeuronSystem
+from thermolearn.measure.canonical.system import NeuronSystem
 from thermolearn.measure.window import Run, Window
 
 FIXED_BETAS = (1.0, 100.0)

@@ -12,10 +12,11 @@ from torch import nn
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
+from thermolearn.measure.canonical.jacobian import JacobianBlocks
 from thermolearn.measure.canonical.laplacian import number_of_edges, weight_trace
 from thermolearn.measure.canonical.rows import Row, values_row
 from thermolearn.measure.canonical.segments import SHAPES, Segment
-from thermolearn.measure.canonical.system import JacobianBlocks, NeuronSystem
+from thermolearn.measure.canonical.system import NeuronSystem
 from thermolearn.measure.canonical.wide_networks import wide_limit
 
 EDGE_SAMPLES = 32

@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, jacrev, jvp, vmap
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
+from thermolearn.measure.canonical.jacobian import JacobianBlocks
+from thermolearn.measure.canonical.operators import SegmentOperator
 from thermolearn.measure.canonical.segments import (
     DROPOUTS,
     NORMS,
@@ -27,55 +28,6 @@ from thermolearn.measure.canonical.segments import (
 
 INPUTS = ("free", "clamped")
 REFERENCES = ("fixed-point", "origin", "flat")
-
-
-class JacobianBlocks(list):
-    """The blocks J_l = dx_l/dx_{l-1} of a batch, shapes (B, n_l, n_{l-1}), input side first.
-
-    Attributes
-    ----------
-    widths : list of int
-        [n_0, ..., n_L] of the layers that belong to the ensemble.
-    slopes : list of Tensor (B, n_l) or None
-        f'_i of each target neuron; None where a segment is not element-wise.
-    edges : list of Tensor (n_l, n_{l-1}), bool, or None
-        Which connections exist.
-    fixed_point : Tensor (B, N)
-        The forward-pass state x*.
-    not_elementwise : str
-        Why slopes and edges are missing.
-    samples_key : str or None
-        Hash of the data batch: laws compare only ensembles of the same samples.
-    """
-
-    def __init__(
-        self,
-        blocks: Iterable[Tensor],
-        widths: Sequence[int],
-        fixed_point: Tensor,
-        slopes: list[Tensor] | None = None,
-        edges: list[Tensor] | None = None,
-        not_elementwise: str = "",
-        samples_key: str | None = None,
-    ):
-        super().__init__(blocks)
-        self.widths = list(widths)
-        self.fixed_point = fixed_point
-        self.slopes = slopes
-        self.edges = edges
-        self.not_elementwise = not_elementwise
-        self.samples_key = samples_key
-
-    def samples(self, index: slice | Tensor) -> JacobianBlocks:
-        """The same blocks for some of the samples."""
-        return JacobianBlocks(
-            [block[index] for block in self],
-            self.widths,
-            self.fixed_point[index],
-            None if self.slopes is None else [s[index] for s in self.slopes],
-            self.edges,
-            self.not_elementwise,
-        )
 
 
 def _hash(x: Tensor) -> str:
@@ -411,84 +363,3 @@ def _plain_linear_weight(segment: Segment, n_in: int) -> Tensor | None:
     if len(linears) == 1 and parametric == linears and linears[0].in_features == n_in:
         return linears[0].weight
     return None
-
-
-class BlockOperator:
-    """Products of a batch of vectors (B, P, N) with J, J^T and the sweeps M^{-1}, M^{-T}."""
-
-    def __init__(self, blocks: JacobianBlocks | Sequence[Tensor], widths: Sequence[int]):
-        self.blocks, self.widths = list(blocks), list(widths)
-        self.batch = self.blocks[0].shape[0]
-        self.size = sum(self.widths)
-        self.device = self.blocks[0].device
-
-    def push(self, layer: int, v: Tensor) -> Tensor:
-        """J_l v, (B, P, n_{l-1}) -> (B, P, n_l)."""
-        return v @ self.blocks[layer - 1].mT
-
-    def pull(self, layer: int, v: Tensor) -> Tensor:
-        """J_l^T v, (B, P, n_l) -> (B, P, n_{l-1})."""
-        return v @ self.blocks[layer - 1]
-
-    def gram(self, v: Tensor) -> Tensor:
-        """G v = M^T M v."""
-        parts = v.split(self.widths, -1)
-        errors = [parts[0]] + [parts[i] - self.push(i, parts[i - 1]) for i in range(1, len(parts))]
-        out = [errors[i] - self.pull(i + 1, errors[i + 1]) for i in range(len(parts) - 1)]
-        return torch.cat([*out, errors[-1]], -1)
-
-    def inverse_gram(self, v: Tensor) -> Tensor:
-        """G^{-1} v = M^{-1} M^{-T} v: one backward and one forward sweep."""
-        parts = list(v.split(self.widths, -1))
-        for i in range(len(parts) - 2, -1, -1):
-            parts[i] = parts[i] + self.pull(i + 1, parts[i + 1])
-        for i in range(1, len(parts)):
-            parts[i] = parts[i] + self.push(i, parts[i - 1])
-        return torch.cat(parts, -1)
-
-
-class SegmentOperator(BlockOperator):
-    """The same products by forward- and reverse-mode derivatives of the segments."""
-
-    def __init__(self, system: NeuronSystem, states: list[Tensor]):
-        first = 0 if system.inputs == "free" else 1
-        self.system, self.states = system, states[first:]
-        self.segments = system.segments[first:]
-        self.widths = [s[0].numel() for s in self.states]
-        self.batch, self.size = states[0].shape[0], sum(self.widths)
-        self.device = states[0].device
-
-    def _function(self, layer: int) -> Any:
-        module = self.segments[layer - 1].module
-        return lambda u: self.system._call(module, u)
-
-    @torch.no_grad()
-    def push(self, layer: int, v: Tensor) -> Tensor:
-        state, function = self.states[layer - 1], self._function(layer)
-
-        def one(tangent: Tensor) -> Tensor:
-            return jvp(function, (state,), (tangent,))[1]
-
-        shaped = v.transpose(0, 1).reshape(v.shape[1], *state.shape)
-        with self._named_errors(layer):
-            return vmap(one)(shaped).flatten(2).transpose(0, 1)
-
-    @torch.no_grad()
-    def pull(self, layer: int, v: Tensor) -> Tensor:
-        state = self.states[layer - 1]
-        target = self.states[layer]
-        shaped = v.transpose(0, 1).reshape(v.shape[1], *target.shape)
-        with self._named_errors(layer):
-            back = vjp(self._function(layer), state)[1]
-            return vmap(lambda u: back(u)[0])(shaped).flatten(2).transpose(0, 1)
-
-    @contextmanager
-    def _named_errors(self, layer: int) -> Iterator[None]:
-        """A missing derivative as a TypeError that names the segment."""
-        try:
-            yield
-        except (RuntimeError, NotImplementedError) as error:
-            raise TypeError(
-                f"segment {self.segments[layer - 1].name!r} has no products with its Jacobian: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
