@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
-if TYPE_CHECKING:
-    from thermolearn.measure.canonical.system import NeuronSystem
+from thermolearn.measure.canonical.segments import Segment
 
 
 class BlockOperator:
@@ -49,19 +48,32 @@ class BlockOperator:
 
 
 class SegmentOperator(BlockOperator):
-    """The same products by forward- and reverse-mode derivatives of the segments."""
+    """The same products by forward- and reverse-mode derivatives of the segments.
 
-    def __init__(self, system: NeuronSystem, states: list[Tensor]):
-        first = 0 if system.inputs == "free" else 1
-        self.system, self.states = system, states[first:]
-        self.segments = system.segments[first:]
+    Parameters
+    ----------
+    call : callable
+        ``call(module, state)``: a segment's module on a batch of states, in float64.
+    segments : sequence of Segment
+        One per layer l = 1..L of the ensemble.
+    states : sequence of Tensor (B, ...)
+        The fixed point, layers 0..L, in their own shapes.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[nn.Module, Tensor], Tensor],
+        segments: Sequence[Segment],
+        states: Sequence[Tensor],
+    ):
+        self.call, self.segments, self.states = call, list(segments), list(states)
         self.widths = [s[0].numel() for s in self.states]
         self.batch, self.size = states[0].shape[0], sum(self.widths)
         self.device = states[0].device
 
     def _function(self, layer: int) -> Any:
         module = self.segments[layer - 1].module
-        return lambda u: self.system._call(module, u)
+        return lambda u: self.call(module, u)
 
     @torch.no_grad()
     def push(self, layer: int, v: Tensor) -> Tensor:

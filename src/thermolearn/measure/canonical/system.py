@@ -335,7 +335,9 @@ class NeuronSystem:
 
     def jacobian_operator(self, x: Any) -> SegmentOperator:
         """Matrix-free products with J at the forward-pass state, for large networks."""
-        return SegmentOperator(self, self._forward(self._input(x)))
+        first = 0 if self.inputs == "free" else 1
+        states = self._forward(self._input(x))
+        return SegmentOperator(self._call, self.segments[first:], states[first:])
 
     def free_energy_laplacian(
         self,
