@@ -200,13 +200,19 @@ def _finish(run: TrainingRun, report: Path, json: Path) -> None:
 
     ended = " (ended by Ctrl-C)" if run.interrupted else ""
     typer.echo(f"trained: {run.steps} steps in {run.seconds:.1f} s{ended}; evaluating snapshots")
-    try:
-        run.probe.report(report)
-    except KeyboardInterrupt:
-        from thermolearn.report import write_report
+    from thermolearn.report import write_report
 
-        write_report(run.probe.rows, report)
+    flags = []
+    if run.interrupted:
+        flags.append((run.steps, f"training was ended by Ctrl-C after step {run.steps}"))
+    try:
+        run.probe.flush()
+    except KeyboardInterrupt:
+        done = max((r["step"] for r in run.probe.rows if r["kind"] == "snapshot"), default=0)
         typer.echo("evaluation ended by Ctrl-C; the report holds what was finished")
+        flags.append((done, f"evaluation ended by Ctrl-C: measured to step {done} of {run.steps}"))
+    rows = [{"kind": "flag", "step": step, "text": text} for step, text in flags]
+    write_report([*run.probe.rows, *rows], report)
     typer.echo(table(run.probe.rows))  # of what is finished: Probe.table would go on measuring
     for note in _plain_words(run.probe.rows):
         typer.echo(f"- {note}")

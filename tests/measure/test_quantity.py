@@ -149,7 +149,9 @@ def test_error_bar_of_beta_is_the_spread_over_reference_sets(short_run):
 
 def test_gaussian_is_checked_by_sampling(short_run):
     rows = summary(short_run, "trust")["tables"]["trust"]["rows"]
-    for _, _, method, gauss, exact, stderr, deviation, _, verdict in rows:
+    assert [r[1] for r in rows[2:]] == [1.0, 100.0]
+    assert rows[2][2] == "HMC"  # too hot for importance weights
+    for _, _, method, gauss, exact, stderr, deviation, _, verdict in [*rows[:2], rows[3]]:
         assert method == "importance" and verdict == "trust"
         assert stderr < 3e-4 * exact
         assert abs(gauss - exact) <= max(4 * stderr, 1e-3 * exact)
@@ -314,3 +316,54 @@ def test_big_networks_are_measured_matrix_free():
     small = NeuronSystem(mlp().eval())
     assert quantity.affordable_samples(small, torch.randn(300, 64)) == (300, False)
     assert build_point is quantity.build_point
+
+
+def test_error_bar_of_the_energy_change_is_that_of_other_reference_sets():
+    # one run measured by probes with disjoint reference sets: their dU scatter as the bar says
+    x, y, _, _ = digits()
+    target = nn.functional.one_hot(y, 10).float()
+    changes, bars = [], []
+    for part in torch.arange(1280).reshape(20, 64):
+        model = mlp(widths=(64, 16, 10), seed=4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        probe = thermolearn.Probe(
+            model, squared, optimizer, reference=(x[part], target[part]), every=10,
+            quantities=default_quantities(),
+        )  # fmt: skip
+        for batch in torch.arange(640).reshape(20, 32):
+            optimizer.zero_grad()
+            squared(model(x[batch]), target[batch]).backward()
+            optimizer.step()
+        probe.flush()
+        total = summary(probe, "laws_run")["values"]["energy_change"]
+        changes.append(total["value"])
+        bars.append(total["stderr"])
+        probe.close()
+    assert np.std(changes, ddof=1) == pytest.approx(np.mean(bars), rel=0.5)
+
+
+def test_work_below_the_closure_is_flagged(short_run):
+    values_ = summary(short_run, "laws_run")["values"]
+    work, residual = values_["work"], values_["closure_residual"]
+    assert work["stderr"] >= abs(residual["value"])
+    coarse = abs(residual["value"]) > abs(work["value"])
+    assert (work.get("status") == "coarse snapshots") == coarse
+
+
+def test_one_output_has_no_softmax():
+    x, y, _, _ = digits(64)
+    target = (y > 4).float()[:, None]
+    model = nn.Sequential(nn.Linear(64, 1))
+    probe = train(
+        model, nn.BCEWithLogitsLoss(), x, target, 2, 2, reference_size=8, energy="cross-entropy"
+    )
+    reasons = {r["quantity"]: r["reason"] for r in probe.rows if r["kind"] == "not_applicable"}
+    assert "two outputs" in reasons["canonical"]
+
+
+@pytest.mark.parametrize("segments", ["foo", 3, []])
+def test_bad_segments_are_refused_at_once(segments):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="segments"):
+        thermolearn.Probe(model, squared, optimizer, segments=segments)

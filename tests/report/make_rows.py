@@ -370,7 +370,7 @@ def transformer() -> list[Row]:
     rows = [
         header(
             model=model, loss=loss, optimizer=optimizer, segmentation=None, seed=None, command=None,
-            data={}, info={},
+            data={}, info={}, every=50,
         )
     ]  # fmt: skip
     for step in range(0, 401, 50):

@@ -137,14 +137,23 @@ def noise(**values):
     [(37.6, "good"), (37.7, "unknown"), (42.3, "unknown"), (42.4, "warn"), (82.4, "bad")],
 )
 def test_curvature(sharpness, status):
-    assert cards.noise_or_curvature(noise(sharpness=est(sharpness, 1.0))).status == status
+    quiet = est(10.0, 0.1)
+    run = noise(sharpness=est(sharpness, 1.0), noise_scale=quiet)
+    assert cards.noise_or_curvature(run).status == status
+
+
+def test_one_of_the_two_is_not_enough_to_say_neither():
+    for values in ({"sharpness": est(1.0, 0.1)}, {"noise_scale": est(10.0, 0.1)}):
+        card = cards.noise_or_curvature(noise(**values))
+        assert card.status == "unknown" and "has no number" in card.why
 
 
 @pytest.mark.parametrize(
     ("scale", "status"), [(76.7, "good"), (76.8, "unknown"), (123.2, "unknown"), (123.3, "warn")]
 )
 def test_noise(scale, status):
-    card = cards.noise_or_curvature(noise(noise_scale=est(scale, 10.0)))
+    run = noise(noise_scale=est(scale, 10.0), sharpness=est(1.0, 0.1))
+    card = cards.noise_or_curvature(run)
     assert card.status == status
     assert card.answer == {"warn": "Noise-limited", "good": "Neither limits it"}.get(
         status, "Cannot tell"
@@ -197,7 +206,8 @@ def test_a_layer_that_stands_still():
     assert cards.layers(run).status == "warn"
     assert "b" in cards.layers(run).advice
     run = layer_run(dead_fraction=dead, update_ratio=est([0.0, 0.0, 0.0]))
-    assert cards.layers(run).status == "good"  # nothing was trained at all
+    assert cards.layers(run).status == "bad"
+    assert "nothing moves" in cards.layers(run).answer
     assert cards.layers(layer_run(dead_fraction=est([None] * 3, None))).status == "unknown"
 
 
@@ -259,3 +269,10 @@ def test_verdict_when_all_is_well():
     well[0] = cards.Card("learning", "?", "warn", "a", "n", "w", "look")
     well[1] = cards.Card("moving", "?", "good", "a", "n", "w")
     assert verdict(well).sentence == "Does not train as it should. Change first: look."
+
+
+def test_old_snapshots_do_not_speak_for_the_end_of_the_run():
+    rows = [r for r in full() if r["kind"] != "snapshot" or r["step"] <= 50]
+    by_key = {c.key: c for c in cards.all_cards(view(rows))}
+    for key in ("learning", "layers", "noise", "data"):
+        assert by_key[key].status == "unknown" and "went on to step" in by_key[key].why

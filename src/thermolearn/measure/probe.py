@@ -205,8 +205,10 @@ class Probe:
             return  # the loop has not begun
         if recorder.last_step is None or recorder.last_step < recorder.steps:
             recorder.guarded(recorder.snapshot)
-        self._measure_pending("measuring")
-        session.write_losses(recorder.rest_of_log())
+        try:
+            self._measure_pending("measuring")
+        finally:  # an interrupted flush still says how far the training went
+            session.write_losses(recorder.rest_of_log())
         if summaries:
             with self._timed(), untouched():
                 session.summarize()

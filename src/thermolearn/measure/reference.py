@@ -41,8 +41,13 @@ def check_pair(name: str, pair: Any) -> Pair:
         raise TypeError(f"{name} must be a pair (x, y) of tensors")
     out = []
     for part, label in zip(pair, "xy", strict=True):
-        if not isinstance(part, Tensor | np.ndarray | list):
-            raise TypeError(f"{name}: {label} must be a tensor, got {type(part).__name__}")
+        several = isinstance(part, list) and any(isinstance(p, Tensor) for p in part)
+        if several or not isinstance(part, Tensor | np.ndarray | list):
+            what = "a list of tensors" if several else type(part).__name__
+            raise TypeError(
+                f"{name}: {label} must be one tensor, got {what}; a model of several inputs is not "
+                "measured: wrap it in a module of one input"
+            )
         tensor = torch.as_tensor(part).detach()
         if tensor.dim() == 0 or len(tensor) == 0:
             raise ValueError(f"{name}: {label} holds no samples")

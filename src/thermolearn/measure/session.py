@@ -132,7 +132,8 @@ class Session:
                 continue
             try:
                 for row in summarize(run):
-                    self.log.append(row)
+                    if row["kind"] != "not_applicable" or row not in self.log.rows:
+                        self.log.append(row)
             except NotApplicableError as error:
                 self._not_applicable(quantity.name, str(error))
             except Exception as error:

@@ -8,12 +8,13 @@ the error bars do not decide is grey ("unknown").
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
 from thermolearn.report.evidence import (
+    ALL_LAYERS,
     T99,
     Z99,
     noise_ratio,
@@ -26,7 +27,7 @@ from thermolearn.report.evidence import (
     z_score,
 )
 from thermolearn.report.numbers import count, percent, plain
-from thermolearn.report.reader import Run, Series
+from thermolearn.report.reader import Run, Series, number
 
 Status = Literal["good", "warn", "bad", "unknown"]
 
@@ -71,7 +72,19 @@ def _answers(key: str, question: str, rule: str) -> _Answer:
 
 def all_cards(run: Run) -> list[Card]:
     """The cards in the order of the first screen."""
-    return [learning(run), moving(run), noise_or_curvature(run), layers(run), data_or_model(run)]
+    cards = [learning(run), moving(run), noise_or_curvature(run), layers(run), data_or_model(run)]
+    every = number(run.header.get("every"))
+    if not run.last_step - run.measured_step > (every if every > 0 else 0):
+        return cards
+    # what was measured long before the end says nothing about the end
+    at = f"the last snapshot that was measured is step {count(run.measured_step)}"
+    why = f"The run went on to step {count(run.last_step)}, {at}."
+    return [
+        c  # the minibatch losses, from which "moving" is judged, go to the end
+        if c.status == "bad" or c.key == "moving"
+        else replace(c, status="unknown", answer="Cannot tell", why=why)
+        for c in cards
+    ]
 
 
 def learning(run: Run) -> Card:
@@ -177,7 +190,7 @@ def noise_or_curvature(run: Run) -> Card:
 
     Curvature goes first. bad: sharpness above twice the edge (99%). warn: above the edge (99%), or
     the noise scale above ten batches (99%; where the gradient is not resolved, by its limit). good:
-    everything measured stays below its limit (99%). Otherwise unknown.
+    both are measured and stay below their limits (99%). Otherwise unknown.
     """
     rule = (
         "Noise-limited: noise scale above ten batch sizes. Curvature-limited: sharpness above the "
@@ -202,8 +215,10 @@ def noise_or_curvature(run: Run) -> Card:
     found += [f"sharpness {curvature} of the stability edge"] if curvature else []
     why = f"At the last snapshot: {' and '.join(found)}."
     number = f"{noise} \u00d7 batch" if noise else f"{curvature} \u00d7 edge"
-    small = not (noise and noise.upper >= NOISY) and not (curvature and curvature.upper >= 1)
-    if small:
+    if noise is None or curvature is None:
+        missing = "The gradient noise" if noise is None else "A stability edge for this optimizer"
+        return card("unknown", "Cannot tell", number, f"{why} {missing} has no number here.")
+    if noise.upper < NOISY and curvature.upper < 1:
         return card("good", "Neither limits it", number, why)
     return card("unknown", "Cannot tell", number, why + " A limit lies within the error bar.")
 
@@ -232,9 +247,15 @@ def layers(run: Run) -> Card:
             if w.lower > limits[level]:
                 why = f"In layer {w.layer} more than {percent(limits[level])} are {word}."
                 number = f"{percent(w.value, w.error)} {word}"
-                return card(status, f"Yes, {word} units", number, why, f"{advice} ({w.layer})")
+                return card(
+                    status, f"Yes, {word} units", number, why, f"{advice} (layer {w.layer})"
+                )
     stuck = stuck_layer(run)
     if stuck is not None:
+        if stuck == ALL_LAYERS:
+            why = "No parameter changed since the snapshot before."
+            advice = "check the learning rate and what the optimizer was given"
+            return card("bad", "Yes, nothing moves", "0 update", why, advice)
         why = f"The parameters of layer {stuck} did not change since the snapshot before."
         advice = f"check whether layer {stuck} is meant to be frozen"
         return card("warn", "Yes, a layer stands still", "0 update", why, advice)
@@ -255,11 +276,11 @@ def data_or_model(run: Run) -> Card:
     share = (validation - reference)/validation at the last snapshot, error by propagation (the two
     sample sets are independent). bad: the validation loss rose from its lowest snapshot (99%,
     Bonferroni) by more than 5% while the training loss fell. warn: share above 1/2 (99%): more
-    data. good: share below 1/2 (99%): a larger model or longer training. Otherwise unknown.
+    data. good: share below 1/2 (99%) of a run that learns. Otherwise unknown.
     """
     rule = (
         "Share of the validation loss that the training loss does not have; above one half more "
-        "data helps more, below it a larger model or longer training (99% confidence)."
+        "data helps more, below it little (99% confidence)."
     )
     card = _answers("data", "More data or a bigger model?", rule)
 
@@ -286,6 +307,11 @@ def data_or_model(run: Run) -> Card:
         why = f"{both}: most of the loss is the gap between them."
         return card("warn", "More data", number, why, "get more data or regularize more")
     if share + Z99 * error < GAP_SHARE:
-        why = f"{both}: most of the loss is there on the training samples already."
-        return card("good", "Bigger model or longer training", number, why)
+        if learning(run).status != "good":
+            return card("unknown", "Cannot tell", number, f"{both}, but the run has not learned.")
+        why = (
+            f"{both}: most of the loss is there on the training samples already. A larger model or "
+            "longer training can lower it, unless it is noise in the targets."
+        )
+        return card("good", "More data would help little", number, why)
     return card("unknown", "Cannot tell", number, f"{both}: the error bars do not decide.")

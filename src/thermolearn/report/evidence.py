@@ -132,14 +132,19 @@ def worst_layer(run: Run, name: str) -> Worst | None:
     return Worst(layer_name(run, k), float(value[k]), bar, value[k] - z * bar, value[k] + z * bar)
 
 
+ALL_LAYERS = "all layers"
+
+
 def stuck_layer(run: Run) -> str | None:
-    """The first layer whose parameters did not change at all while others did."""
+    """The first layer whose parameters did not change at all; `ALL_LAYERS` if none changed."""
     e = run.last("layers", "update_ratio")
     if e is None:
         return None
     value = np.atleast_1d(np.asarray(e.value, dtype=np.float64))
     still = np.flatnonzero(value == 0)
-    return layer_name(run, int(still[0])) if len(still) and np.nanmax(value) > 0 else None
+    if len(still) and not np.nanmax(value) > 0:
+        return ALL_LAYERS
+    return layer_name(run, int(still[0])) if len(still) else None
 
 
 def layer_name(run: Run, k: int) -> str:

@@ -206,10 +206,8 @@ def training_length(run: Run) -> str:
     train = next((n for k in ("train", "n_train") if (n := number(data.get(k))) > 0), np.nan)
     if np.isnan(epochs) and run.samples > 0:
         epochs = run.samples / train
-    steps = [run.losses.step[-1]] if len(run.losses) else []
-    steps += [s[-1].step for s in run.snapshots.values() if s]
     parts = [] if np.isnan(epochs) else [f"{plain(epochs, 3)} epochs"]
-    parts += [f"{count(max(steps))} steps"] if steps else []
+    parts += [] if np.isnan(run.last_step) else [f"{count(run.last_step)} steps"]
     return ", ".join(parts)
 
 
@@ -223,6 +221,8 @@ def outcome(run: Run) -> str:
         if e is not None:
             value, error = float(e.value), float(e.stderr)
             text = percent(value, error) if "accuracy" in name else with_error(value, error)
+            if run.measured_step < run.last_step:
+                label += f" at step {count(run.measured_step)} of {count(run.last_step)}"
             return f"{text} {label}"
     return ""
 

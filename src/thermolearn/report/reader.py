@@ -142,6 +142,19 @@ class Run:
     restates: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
+    @property
+    def last_step(self) -> float:
+        """The last step that was trained or measured; NaN if there is none."""
+        steps = [s[-1].step for s in self.snapshots.values() if s]
+        steps += [self.losses.step[-1]] if len(self.losses) else []
+        return float(max(steps)) if steps else math.nan
+
+    @property
+    def measured_step(self) -> float:
+        """The last step that was measured; NaN if there is none."""
+        steps = [s[-1].step for s in self.snapshots.values() if s]
+        return float(max(steps)) if steps else math.nan
+
     def series(self, quantity: str, name: str) -> Series:
         """One scalar along the run (empty if it was not measured)."""
         found = []

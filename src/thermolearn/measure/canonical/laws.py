@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -50,8 +50,19 @@ class FirstLaw:
 
     @property
     def closure(self) -> float:
-        """|residual| / |dU|."""
-        return abs(float(self.residual)) / abs(float(self.energy_change))
+        """|residual| / |dU|; infinite for dU = 0."""
+        change = abs(float(self.energy_change))
+        return abs(float(self.residual)) / change if change else math.inf
+
+
+def with_quadrature(law: FirstLaw) -> FirstLaw:
+    """Heat and work with what the quadrature leaves in their bars; work below it is flagged."""
+    left = abs(float(law.residual))
+    heat, work = (replace(e, stderr=np.hypot(e.stderr, left)) for e in (law.heat, law.work))
+    if left > abs(float(work)):
+        note = "the closure of these snapshots is larger than the work: take them more densely"
+        work = replace(work, status="coarse snapshots", note=note)
+    return replace(law, heat=heat, work=work)
 
 
 def free_energy_gradient(ensemble: CanonicalEnsemble) -> list[Tensor]:
@@ -216,4 +227,6 @@ def effective_degrees(losses: Tensor | np.ndarray) -> Estimate:
         raise ValueError("effective_degrees needs at least three per-sample losses")
     if sample.var() == 0:
         return Estimate(math.inf, math.nan, len(sample), "constant", "all samples have equal loss")
-    return jackknife(lambda s: 2 * s.mean() ** 2 / s.var(ddof=1), sample)
+    found = jackknife(lambda s: 2 * s.mean() ** 2 / s.var(ddof=1), sample)
+    # no bias correction: it could make a count of degrees of freedom negative
+    return replace(found, value=2 * sample.mean() ** 2 / sample.var(ddof=1))

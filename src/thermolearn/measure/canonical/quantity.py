@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate, mean_estimate
-from thermolearn.measure.canonical import backends, block, summaries
+from thermolearn.measure.canonical import backends, block, run_states, summaries
 from thermolearn.measure.canonical.ensemble import WIDEST_BLOCK, CanonicalEnsemble
 from thermolearn.measure.canonical.jacobian import JacobianBlocks
 from thermolearn.measure.canonical.laws import (
@@ -23,11 +23,12 @@ from thermolearn.measure.canonical.laws import (
     effective_degrees,
     law_point,
     law_steps,
+    with_quadrature,
 )
 from thermolearn.measure.canonical.system import NeuronSystem
 from thermolearn.measure.window import Run, Window
 
-FIXED_BETAS = (1.0, 100.0)
+FIXED_BETAS = run_states.FIXED_BETAS
 OPERATIONS = 2e8  # of one exact evaluation: well below a second
 BLOCK_BYTES = 2**30  # Jacobian blocks of all samples
 FEWEST_SAMPLES, SLQ_SAMPLES = 8, 4
@@ -100,6 +101,11 @@ def targets(window: Window, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
     """Targets on the output neurons (B, K) and class labels, by the energy of the loss."""
     y = window.reference[1]
     if window.energy == "cross-entropy":
+        if outputs.ndim == 2 and outputs.shape[1] == 1:
+            raise NotApplicableError(
+                "the softmax of one output is 1 whatever the network does: give the classifier two "
+                "outputs and nn.CrossEntropyLoss"
+            )
         if outputs.ndim != 2:
             raise NotApplicableError(
                 f"outputs of shape {tuple(outputs.shape)} are several predictions per sample; the "
@@ -364,15 +370,20 @@ class Laws:
         point_now = law_point(present)
         complexity = -0.5 * torch.as_tensor(_flat(present._log_det(0)[0]))
         before = window.cache.get(self.name)
-        kept = {**point_now._asdict(), "complexity": complexity}
+        kept = {**point_now._asdict(), "complexity": complexity, "losses": point.losses}
         window.cache[self.name] = kept
         if before is None:
             return {}
         past = LawPoint(**{name: before[name] for name in LawPoint._fields})
-        steps = law_steps([past, point_now])
+        change, heat, work, residual = law_steps([past, point_now])
+        if point.fitted:
+            # U equals the mean loss at both ends: the samples move beta, and with it dU and heat
+            shift = (point.losses.to(change) - before["losses"].to(change)) - change
+            change, heat = change + shift, heat + shift
+        steps = torch.stack([change, heat, work, residual])
         # per-sample sums over the run: its windows share their samples, so errors do not add up
-        kept["totals"] = torch.stack(steps) + before.get("totals", 0.0)
-        law = FirstLaw(*(mean_estimate(step) for step in steps))
+        kept["totals"] = steps + before.get("totals", 0.0)
+        law = with_quadrature(FirstLaw(*(mean_estimate(step) for step in steps)))
         return {
             "energy_change": law.energy_change,
             "heat": law.heat,
@@ -391,7 +402,11 @@ def dense_allowed(ensemble: CanonicalEnsemble) -> bool:
 def segment_names(model: nn.Module, segments: Any) -> Any:
     """Segments given as submodules of the user's model, as names that survive a copy."""
     if isinstance(segments, str):
+        if segments != "auto":
+            raise ValueError(f"segments must be 'auto' or a list of submodules, got {segments!r}")
         return segments
+    if not isinstance(segments, Sequence) or len(segments) == 0:
+        raise ValueError("segments must be 'auto' or a non-empty list of submodules or names")
     names = {id(m): name for name, m in model.named_modules()}
 
     def name(item: Any) -> Any:

@@ -55,6 +55,7 @@ def thermal_robustness(
             hits += (states[-1].argmax(1) == labels).double() / draws
         n = len(hits)
         # half a count keeps the bar from vanishing where every sample is right
-        stderr = math.hypot(float(hits.std()) / n**0.5, 0.5 / n)
+        spread = float(hits.std()) if n > 1 else 0.0
+        stderr = math.hypot(spread / n**0.5, 0.5 / n)
         found.append(Estimate(float(hits.mean()), stderr, n))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate, jackknife, mean_estimate
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
-from thermolearn.measure.canonical.laws import factorization_defect
+from thermolearn.measure.canonical.laws import FirstLaw, factorization_defect, with_quadrature
 from thermolearn.measure.canonical.rows import Row, history, values_row
 
 RESTATES = 0.99
@@ -23,9 +24,13 @@ def laws_run(run: Any, first: Any, last: Any) -> Row:
     if "totals" not in run.cache.get("laws", {}):
         raise NotApplicableError("the laws need at least two snapshots")
     totals = run.cache["laws"]["totals"].cpu().numpy()
-    change, heat, work, residual = (mean_estimate(t) for t in totals)
+    law = with_quadrature(FirstLaw(*(mean_estimate(t) for t in totals)))
+    change, heat, work, residual = law.energy_change, law.heat, law.work, law.residual
     closure = _ratio(totals[3], totals[0], np.abs)
     share = _ratio(totals[2], totals[0])
+    share = replace(
+        share, stderr=math.hypot(float(share.stderr), float(closure)), status=work.status
+    )
     worst = float(np.nanmax(np.abs(residuals))) / max(abs(float(change)), 1e-300)
     falls = {
         "second_law_fitted": _falling(history(run, "canonical", "entropy_differential")),
@@ -45,7 +50,7 @@ def laws_run(run: Any, first: Any, last: Any) -> Row:
         **falls,
     )
     changes = {b: _entropy_change(first.ensemble, last.ensemble, b) for b in (1.0, 100.0)}
-    notes = _law_notes(float(closure), float(share), falls, changes)
+    notes = _law_notes(float(closure), share, falls, changes)
     return {"values": values, "notes": notes}
 
 
@@ -57,7 +62,9 @@ def _entropy_change(first: CanonicalEnsemble, last: CanonicalEnsemble, beta: flo
 
 def _ratio(a: np.ndarray, b: np.ndarray, shape: Any = np.asarray) -> Estimate:
     """Ratio of means with its jackknife bar; no bias correction, which could change its sign."""
-    value = float(shape(a.mean()) / shape(b.mean())) if b.mean() else math.nan
+    if not b.mean():
+        return Estimate(math.nan, math.nan, status="nothing changed")
+    value = float(shape(a.mean()) / shape(b.mean()))
     if len(a) < 2:
         return Estimate(value, math.nan)
     return Estimate(value, jackknife(lambda p, q: shape(p.mean()) / shape(q.mean()), a, b).stderr)
@@ -79,16 +86,17 @@ def _falling(series: np.ndarray) -> Estimate:
 
 
 def _law_notes(
-    closure: float, share: float, falls: dict[str, Estimate], changes: dict[float, Estimate]
+    closure: float, share: Estimate, falls: dict[str, Estimate], changes: dict[float, Estimate]
 ) -> list[str]:
     notes = [
         f"First law: an identity; over the run it closes to {100 * closure:.2g}% of |dU| at this "
         "snapshot spacing. What is left is the quadrature between snapshots.",
-        f"Work (complexity) carries {100 * share:.2g}% of dU: "
+        f"Work (complexity) carries {100 * float(share):.2g}% of dU, known to "
+        f"{100 * float(share.stderr):.1g}% (the closure of these snapshots included): "
         + (
             "at the fitted temperature U is close to N T / 2, so that the first law is "
             "equipartition and complexity hardly takes part."
-            if abs(share) < 0.05
+            if abs(float(share)) + 2 * float(share.stderr) < 0.05
             else "a share that equipartition alone does not give."
         ),
     ]
@@ -96,8 +104,8 @@ def _law_notes(
     if math.isfinite(float(fitted)):
         notes.append(
             f"Second law at fitted temperature: the entropy falls in {100 * float(fitted):.0f}% of "
-            f"the windows ({fitted.note}); this is cooling (T follows the loss), not ordering at a "
-            "given temperature."
+            f"the windows of this spacing ({fitted.note}); this is cooling (T follows the loss), "
+            "not ordering at a given temperature."
         )
     for name, beta in (("second_law_beta_1", 1.0), ("second_law_beta_100", 100.0)):
         change = changes[beta]
@@ -112,8 +120,8 @@ def _law_notes(
         )
         notes.append(
             f"Second law at fixed beta = {beta:.0f}: entropy falls in "
-            f"{100 * float(falls[name]):.0f}% of the windows; over the run it changes by {change} "
-            f"nats: {verdict}."
+            f"{100 * float(falls[name]):.0f}% of the windows of this spacing; over the run it "
+            f"changes by {change} nats (Gaussian; see whether it may be trusted there): {verdict}."
         )
     return notes
 
@@ -137,7 +145,9 @@ def restates(run: Any) -> Row:
         r2 = float(shares[form])
         rows.append([name, r2, form, r2 > RESTATES])
     if not rows:
-        raise NotApplicableError("fewer than four snapshots: cannot tell what restates the loss")
+        raise NotApplicableError(
+            "fewer than four snapshots, or nothing varies: cannot tell what restates the loss"
+        )
     named = [str(r[0]) for r in rows if r[3]]
     note = (
         f"{', '.join(named)}: more than 99% of the variance along the run is explained by the loss "

@@ -19,6 +19,7 @@ from thermolearn.measure.canonical.states import sample_states
 TRUST_SAMPLES, TRUST_NEURONS = 16, 2000
 TRUST_DRAWS, TRUST_ELEMENTS = (200, 4000), 1e7  # draws per sample; draws x samples x neurons
 HMC_SAMPLES, HMC_NEURONS = 4, 300
+FIXED_BETAS = (1.0, 100.0)
 COARSE = 0.01  # relative resolution of U above which agreement says nothing
 
 
@@ -28,7 +29,7 @@ def _clean_ensemble(point: Any, samples: int) -> tuple[Tensor, CanonicalEnsemble
 
 
 def trust(run: Any, first: Any, last: Any) -> Row:
-    """The average loss without the Gaussian approximation, at the fitted temperature.
+    """The average loss without the Gaussian approximation, at fitted and at fixed temperature.
 
     Importance-sampled noisy forward passes; where their effective sample size is too small, HMC.
     """
@@ -37,56 +38,66 @@ def trust(run: Any, first: Any, last: Any) -> Row:
             f"{last.ensemble.neurons} neurons: sampling the states is left out above "
             f"{TRUST_NEURONS}; call sample_states yourself"
         )
+    cases = [(run.first.step, first, first.ensemble.beta, "first"),
+             (run.last.step, last, last.ensemble.beta, "last"),
+             *((run.last.step, last, b, f"beta_{b:.0f}_last") for b in FIXED_BETAS)]  # fmt: skip
     rows, notes, values = [], [], {}
-    for step, point in ((run.first.step, first), (run.last.step, last)):
-        x, gauss = _clean_ensemble(point, TRUST_SAMPLES)
-        fewest, most = TRUST_DRAWS
-        n = min(max(int(TRUST_ELEMENTS / (gauss.neurons * len(x))), fewest), most)
-        draws = sample_states(point.system, x, gauss.beta, n, keep_states=False, seed=run.last.seed)
-        method, exact, ess = "importance", draws.average_loss, float(draws.ess.min())
-        if draws.status != "ok" and gauss.neurons <= HMC_NEURONS:
-            x, gauss = _clean_ensemble(point, HMC_SAMPLES)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SamplerWarning)  # the status says it
-                chains = sample_states(
-                    point.system, x, gauss.beta, 300, "hmc", keep_states=False, chains=8,
-                    seed=run.last.seed,
-                )  # fmt: skip
-            method, exact, ess = "HMC", chains.average_loss, float(chains.ess.sum())
-        approx = float(gauss._average_loss().mean())
+    for step, point, beta, name in cases:
+        approx, exact, method, ess = _exact_loss(point, beta, run.last.seed)
         deviation = (approx - float(exact)) / float(exact)
-        error = float(exact.stderr) / abs(float(exact))
-        allowed = max(4 * error, 1e-3)
-        verdict = "trust" if abs(deviation) <= allowed else "do not trust"
-        if exact.status != "ok":
-            verdict = "cannot tell: under-sampled"
-        elif verdict == "trust" and allowed > COARSE:
-            verdict = f"cannot tell: {100 * allowed:.1g}% would not have been seen"
+        verdict = _verdict(deviation, exact)
         rows.append(
-            [step, gauss.beta, method, approx, float(exact), float(exact.stderr), deviation, ess,
-             verdict]
-        )  # fmt: skip
-        where = "first" if step == run.first.step else "last"
+            [step, beta, method, approx, float(exact), float(exact.stderr), deviation, ess, verdict]
+        )
         values.update(
             values_row(
                 **{
-                    f"average_loss_gaussian_{where}": approx,
-                    f"average_loss_exact_{where}": exact,
-                    f"ess_{where}": ess,
+                    f"average_loss_gaussian_{name}": approx,
+                    f"average_loss_exact_{name}": exact,
+                    f"ess_{name}": ess,
                 }
             )
         )
         notes.append(
-            f"Step {step}, beta = {gauss.beta:.4g}: Gaussian U = {approx:.6g}, exact {exact} by "
+            f"Step {step}, beta = {beta:.4g}: Gaussian U = {approx:.6g}, exact {exact} by "
             f"{method} ({100 * deviation:+.2g}%): {verdict}."
         )
     columns = ["step", "beta", "method", "gaussian", "exact", "stderr", "relative deviation", "ESS",
                "verdict"]  # fmt: skip
+    rows = [[None if isinstance(v, float) and not math.isfinite(v) else v for v in r] for r in rows]
     return {
         "values": values,
         "tables": {"trust": {"columns": columns, "rows": rows}},
         "notes": notes,
     }
+
+
+def _exact_loss(point: Any, beta: float, seed: int) -> tuple[float, Estimate, str, float]:
+    """Gaussian and sampled U on the same samples, the method, and its effective sample size."""
+    x, gauss = _clean_ensemble(point, TRUST_SAMPLES)
+    fewest, most = TRUST_DRAWS
+    n = min(max(int(TRUST_ELEMENTS / (gauss.neurons * len(x))), fewest), most)
+    draws = sample_states(point.system, x, beta, n, keep_states=False, seed=seed)
+    method, exact, ess = "importance", draws.average_loss, float(draws.ess.min())
+    if draws.status != "ok" and gauss.neurons <= HMC_NEURONS:
+        x, gauss = _clean_ensemble(point, HMC_SAMPLES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SamplerWarning)  # the status says it
+            chains = sample_states(
+                point.system, x, beta, 300, "hmc", keep_states=False, chains=8, seed=seed
+            )
+            method, exact, ess = "HMC", chains.average_loss, float(chains.ess.sum())
+    return float(gauss.at(beta)._average_loss().mean()), exact, method, ess
+
+
+def _verdict(deviation: float, exact: Estimate) -> str:
+    """Whether the Gaussian number may be used: 4 standard errors or a permille, if resolved."""
+    allowed = max(4 * float(exact.stderr) / abs(float(exact)), 1e-3)
+    if exact.status != "ok":
+        return f"cannot tell: {exact.status}"
+    if not abs(deviation) <= allowed:
+        return "do not trust"
+    return "trust" if allowed <= COARSE else f"cannot tell below {100 * allowed:.1g}%"
 
 
 def spectrum(first: Any, last: Any) -> Row:
