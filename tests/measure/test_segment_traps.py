@@ -175,6 +175,10 @@ def test_random_and_coupling_models_are_refused():
     model, x = make(coupled)
     with pytest.raises(TypeError, match="couples the samples"):
         NeuronSystem(model).states(x)
+    system = NeuronSystem(model)
+    system.widths(x[:1])  # a single sample first, as the probe asks for the widths
+    with pytest.raises(TypeError, match="couples the samples"):
+        system.states(x)
 
 
 def test_explicit_segments_with_equal_local_names():

@@ -149,7 +149,7 @@ class NeuronSystem:
                 "the model couples the samples of a batch (or is random): an output changes when "
                 "its sample is passed alone"
             )
-        self._composed = True
+        self._composed = len(x) > 1  # one sample alone cannot show a coupling
 
     @torch.no_grad()
     def states(self, x: Any) -> list[Tensor]:
