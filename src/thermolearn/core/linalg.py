@@ -88,7 +88,7 @@ def lanczos(matvec: Matvec, v0: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return alpha, beta
 
 
-def slq_nodes(
+def probe_lanczos(
     matvec: Matvec,
     n: int,
     batch_shape: Sequence[int],
@@ -97,11 +97,12 @@ def slq_nodes(
     generator: torch.Generator,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of stochastic Lanczos quadrature, good for every function at once.
+    """Recursions of stochastic Lanczos quadrature, good for every function at once.
 
-    tr f(A) = n E_z sum_i w_i f(theta_i), the expectation over Rademacher probes z; the spread of
-    ``n * (weights * f(nodes)).sum(-1)`` over the probe axis gives the error bar. The Gauss
-    quadrature itself is exact for polynomials of degree 2k - 1, and for any f if k = n.
+    With ``nodes, weights = gauss_rule(alpha, beta)``: tr f(A) = n E_z sum_i w_i f(theta_i), the
+    expectation over Rademacher probes z; the spread of ``n * (weights * f(nodes)).sum(-1)`` over
+    the probe axis gives the error bar. The quadrature itself is exact for polynomials of degree
+    2k - 1, and for any f if k = n.
 
     Parameters
     ----------
@@ -119,8 +120,8 @@ def slq_nodes(
 
     Returns
     -------
-    nodes, weights : Tensor (*batch_shape, n_probes, min(k, n))
-        Ritz values in ascending order; weights >= 0 with sum 1 (0 after an early breakdown).
+    alpha, beta : Tensor (*batch_shape, n_probes, min(k, n)) and one shorter
+        As of `lanczos`.
 
     Raises
     ------
@@ -132,31 +133,19 @@ def slq_nodes(
     Ubaru, Chen, Saad, Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIAM J.
     Matrix Anal. Appl. 38 (2017) 1075.
     """
-    alpha, beta = probe_lanczos(matvec, n, batch_shape, k, n_probes, generator, dtype)
-    return gauss_rule(alpha, beta, alpha.shape[-1])
-
-
-def probe_lanczos(
-    matvec: Matvec,
-    n: int,
-    batch_shape: Sequence[int],
-    k: int,
-    n_probes: int,
-    generator: torch.Generator,
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor]:
-    """`lanczos` from Rademacher probes; arguments and errors as for `slq_nodes`."""
     if min(n, k, n_probes) < 1:
         raise ValueError(f"n, k and n_probes must be >= 1, got {n}, {k}, {n_probes}")
     z = _rademacher((*batch_shape, n_probes, n), generator, dtype)
     return lanczos(matvec, z, min(k, n))
 
 
-def gauss_rule(alpha: Tensor, beta: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights (..., k) of the first k steps of a recursion.
+def gauss_rule(alpha: Tensor, beta: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Nodes and weights (..., k) of the first k steps of a recursion (default: all).
 
+    Nodes are Ritz values in ascending order; weights >= 0 with sum 1 (0 after an early breakdown).
     The change of a result between k/2 and k steps tells how far the recursion has converged.
     """
+    k = alpha.shape[-1] if k is None else k
     tridiagonal = torch.diag_embed(alpha[..., :k])
     if k > 1:
         side = beta[..., : k - 1]

@@ -54,9 +54,14 @@ class RunLog:
         self._started = False
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row; a cost, unchanged or summary row takes the place of the one before it."""
+        """Add a row; a cost, unchanged or summary row takes the place of the one before it.
+
+        What does not apply is said once.
+        """
         row = json.loads(json.dumps(finite(row), allow_nan=False))
         kind = row["kind"]
+        if kind == "not_applicable" and row in self.rows:
+            return
         old = [
             r
             for r in self.rows

@@ -132,8 +132,7 @@ class Session:
                 continue
             try:
                 for row in summarize(run):
-                    if row["kind"] != "not_applicable" or row not in self.log.rows:
-                        self.log.append(row)
+                    self.log.append(row)
             except NotApplicableError as error:
                 self._not_applicable(quantity.name, str(error))
             except Exception as error:
@@ -171,9 +170,7 @@ class Session:
         self.log.append({"kind": "flag", "step": step, "text": text})
 
     def _not_applicable(self, name: str, reason: str) -> None:
-        row = {"kind": "not_applicable", "quantity": name, "reason": reason}
-        if row not in self.log.rows:
-            self.log.append(row)
+        self.log.append({"kind": "not_applicable", "quantity": name, "reason": reason})
 
     def _drop(self, quantity: Quantity, reason: str) -> None:
         """Not to be measured any more."""

@@ -105,7 +105,7 @@ class LanczosSpectrum:
             product, operator.size, (operator.batch,), steps, probes, generator
         )
         steps = alpha.shape[-1]
-        self.nodes, self.weights = gauss_rule(alpha, beta, steps)
+        self.nodes, self.weights = gauss_rule(alpha, beta)
         self.half: LanczosSpectrum | None = None
         if steps < operator.size:  # a complete recursion is exact
             self.half = copy(self)

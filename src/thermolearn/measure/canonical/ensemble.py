@@ -167,11 +167,17 @@ class CanonicalEnsemble:
         Lanczos on the inverse for cold feed-forward ensembles, and for a negative shift: the
         smallest eigenvalues of G, which then decide, are the first to converge there.
         """
+        return self._decomposition(self._on_inverse())
+
+    def _on_inverse(self) -> bool:
         cold = self.beta > INVERSE_BETA or self.tau < 0
-        return self._decomposition(self.method == "slq" and self.layered and cold)
+        return self.method == "slq" and self.layered and cold
+
+    def _key(self, inverse: bool) -> str:
+        return f"{self.method}-{inverse}"
 
     def _decomposition(self, inverse: bool) -> Any:
-        key = f"{self.method}-{inverse}"
+        key = self._key(inverse)
         if key not in self._cache:
             self._cache[key] = self._make_backend(inverse)
         return self._cache[key]
@@ -235,8 +241,7 @@ class CanonicalEnsemble:
             note += f", {values.shape[1]} probes"
             error = values.std(1) / math.sqrt(values.shape[1])
             shift = self._truncation(function, values)
-            values = values.mean(1)
-        sample, bars, moved = (_numpy(t) for t in (values, error, shift))
+        sample, bars, moved = (_numpy(t) for t in (per_sample(values), error, shift))
         if self.per_sample:
             return _with_truncation(sample, bars, np.abs(moved), note)
         if len(sample) == 1:
@@ -251,16 +256,15 @@ class CanonicalEnsemble:
         self, function: Callable[[CanonicalEnsemble], Tensor], values: Tensor
     ) -> Tensor:
         """Change of a function since half the Lanczos steps, per sample; inf if it had no value."""
-        half = self._backend().half
-        if half is None:
+        backend = self._backend()
+        if backend.half is None:
             return torch.zeros_like(values[:, 0])
-        if self._backend().unresolved(self.tau):
+        if backend.unresolved(self.tau):
             return torch.full_like(values[:, 0], math.inf)
         twin = self.at(self.beta)
-        key = next(k for k, v in self._cache.items() if v is self._backend())
-        twin._cache = {key: half}
+        twin._cache = {self._key(self._on_inverse()): backend.half}
         try:
-            return (values - function(twin)).mean(1)
+            return per_sample(values - function(twin))
         except UnstableEnsembleError:
             return torch.full_like(values[:, 0], math.inf)
 
@@ -456,6 +460,11 @@ class CanonicalEnsemble:
         from thermolearn.measure.canonical.laplacian import edge_laplacian
 
         return self._reduce(edge_laplacian, "sum over edges of d2F/dw2 at fixed slopes")
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """(B,) from (B,) or, with a probe axis, (B, P)."""
+    return values if values.ndim == 1 else values.mean(1)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

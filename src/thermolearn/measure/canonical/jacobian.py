@@ -62,12 +62,14 @@ class JacobianBlocks(list):
 
 
 def device_of(matrix: Any) -> torch.device:
+    """Where a Jacobian of any form lies."""
     if isinstance(matrix, JacobianBlocks):
         return matrix[0].device if len(matrix) else matrix.fixed_point.device
     return matrix.device
 
 
 def sizes_of(matrix: Any) -> tuple[int, int]:
+    """Samples B and neurons N of a Jacobian of any form."""
     if isinstance(matrix, Tensor):
         return matrix.shape[0], matrix.shape[-1]
     if isinstance(matrix, SegmentOperator):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.canonical import block
-from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
+from thermolearn.measure.canonical.ensemble import CanonicalEnsemble, per_sample
 from thermolearn.measure.canonical.jacobian import JacobianBlocks
 
 RULES = ("logmean", "trapezoid")
@@ -129,8 +129,8 @@ class LawPoint(NamedTuple):
 
 def law_point(ensemble: CanonicalEnsemble) -> LawPoint:
     """Evaluate a checkpoint once; it serves the step before it and the step behind it."""
-    energy = torch.as_tensor(_array(ensemble._average_loss()))
-    entropy = ensemble.beta * energy + torch.as_tensor(_array(ensemble._log_partition()))
+    energy = per_sample(ensemble._average_loss())
+    entropy = ensemble.beta * energy + per_sample(ensemble._log_partition())
     gradient = free_energy_gradient(ensemble)
     return LawPoint(1 / ensemble.beta, energy, entropy, list(_blocks(ensemble)), gradient)
 
@@ -153,10 +153,6 @@ def _check_same_samples(a: CanonicalEnsemble, b: CanonicalEnsemble) -> None:
         raise ValueError("the checkpoints belong to different sample sets or segmentations")
     if (a.reference, a.mass) != (b.reference, b.mass):
         raise ValueError("the checkpoints differ in reference or mass")
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return (values if values.ndim == 1 else values.mean(1)).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -206,7 +202,7 @@ def factorization_defect(
     """
     _check_same_samples(first, second)
     terms = [
-        sign * _array(ensemble.at(beta)._log_partition())
+        sign * per_sample(ensemble.at(beta)._log_partition())
         for sign, ensemble, beta in (
             (1, first, beta_1), (1, second, beta_2), (-1, second, beta_1), (-1, first, beta_2),
         )

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate, mean_estimate
-from thermolearn.measure.canonical import backends, block, run_states, summaries
-from thermolearn.measure.canonical.ensemble import WIDEST_BLOCK, CanonicalEnsemble
+from thermolearn.measure.canonical import backends, block, summaries
+from thermolearn.measure.canonical.ensemble import (
+    WIDEST_BLOCK,
+    CanonicalEnsemble,
+    per_sample,
+)
 from thermolearn.measure.canonical.jacobian import JacobianBlocks
 from thermolearn.measure.canonical.laws import (
     FirstLaw,
@@ -25,10 +29,10 @@ from thermolearn.measure.canonical.laws import (
     law_steps,
     with_quadrature,
 )
+from thermolearn.measure.canonical.rows import FIXED_BETAS
 from thermolearn.measure.canonical.system import NeuronSystem
 from thermolearn.measure.window import Run, Window
 
-FIXED_BETAS = run_states.FIXED_BETAS
 OPERATIONS = 2e8  # of one exact evaluation: well below a second
 BLOCK_BYTES = 2**30  # Jacobian blocks of all samples
 FEWEST_SAMPLES, SLQ_SAMPLES = 8, 4
@@ -285,7 +289,7 @@ def state_functions(point: Point) -> dict[str, Estimate]:
     """All state functions at the point's temperature, with sample and fit error together."""
     e = point.ensemble
     t, n = 1 / e.beta, e.neurons
-    log_det, slope, bend = (_flat(v) for v in e._log_det(2))
+    log_det, slope, bend = (per_sample(v).cpu().numpy() for v in e._log_det(2))
     average_loss = 0.5 * n * t - 0.5 * t**2 * slope
     capacity = 0.5 * n - t * slope - 0.5 * t**2 * bend
     log_z = 0.5 * n * math.log(2 * math.pi * t) - 0.5 * log_det
@@ -302,8 +306,8 @@ def state_functions(point: Point) -> dict[str, Estimate]:
         bad = [v.status for v in (e.average_loss, e.complexity, e.heat_capacity)]
         status = next((word for word in bad if word != "ok"), "ok")
 
-    def estimate(per_sample: np.ndarray | float, beta_slope: float) -> Estimate:
-        sample = np.broadcast_to(np.asarray(per_sample, float), losses.shape)
+    def estimate(values: np.ndarray | float, beta_slope: float) -> Estimate:
+        sample = np.broadcast_to(np.asarray(values, float), losses.shape)
         influence = sample - sample.mean() + beta_slope * beta_influence
         count = len(losses)
         stderr = influence.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
@@ -345,10 +349,6 @@ def _third_derivatives(point: Point) -> float:
     return (high - low) / (2 * step * e.beta)
 
 
-def _flat(values: Tensor) -> np.ndarray:
-    return (values if values.ndim == 1 else values.mean(1)).cpu().numpy()
-
-
 # -- laws ---------------------------------------------------------------------------------------
 
 
@@ -368,7 +368,7 @@ class Laws:
                 "work needs Jacobian blocks; this network is measured matrix-free"
             )
         point_now = law_point(present)
-        complexity = -0.5 * torch.as_tensor(_flat(present._log_det(0)[0]))
+        complexity = -0.5 * per_sample(present._log_det(0)[0])
         before = window.cache.get(self.name)
         kept = {**point_now._asdict(), "complexity": complexity, "losses": point.losses}
         window.cache[self.name] = kept

@@ -10,9 +10,11 @@ import numpy as np
 from thermolearn.core.estimate import Estimate
 
 Row = dict[str, Any]
+FIXED_BETAS = (1.0, 100.0)  # where the report compares snapshots at one temperature
 
 
 def values_row(**estimates: Estimate | float) -> dict[str, Any]:
+    """The values of a row; a plain number has no error bar."""
     return {
         name: (e if isinstance(e, Estimate) else Estimate(e)).to_dict()
         for name, e in estimates.items()

@@ -10,9 +10,9 @@ import numpy as np
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate, jackknife, mean_estimate
-from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
+from thermolearn.measure.canonical.ensemble import CanonicalEnsemble, per_sample
 from thermolearn.measure.canonical.laws import FirstLaw, factorization_defect, with_quadrature
-from thermolearn.measure.canonical.rows import Row, history, values_row
+from thermolearn.measure.canonical.rows import FIXED_BETAS, Row, history, values_row
 
 RESTATES = 0.99
 SIGNIFICANT = 2.58  # standard errors, 99%
@@ -34,8 +34,12 @@ def laws_run(run: Any, first: Any, last: Any) -> Row:
     worst = float(np.nanmax(np.abs(residuals))) / max(abs(float(change)), 1e-300)
     falls = {
         "second_law_fitted": _falling(history(run, "canonical", "entropy_differential")),
-        "second_law_beta_1": _falling(history(run, "canonical", "entropy_differential_beta_1")),
-        "second_law_beta_100": _falling(history(run, "canonical", "entropy_differential_beta_100")),
+        **{
+            f"second_law_beta_{b:.0f}": _falling(
+                history(run, "canonical", f"entropy_differential_beta_{b:.0f}")
+            )
+            for b in FIXED_BETAS
+        },
     }
     defect = factorization_defect(first.ensemble, last.ensemble, 10.0, 100.0)
     values = values_row(
@@ -49,14 +53,14 @@ def laws_run(run: Any, first: Any, last: Any) -> Row:
         factorization_defect=defect,
         **falls,
     )
-    changes = {b: _entropy_change(first.ensemble, last.ensemble, b) for b in (1.0, 100.0)}
+    changes = {b: _entropy_change(first.ensemble, last.ensemble, b) for b in FIXED_BETAS}
     notes = _law_notes(float(closure), share, falls, changes)
     return {"values": values, "notes": notes}
 
 
 def _entropy_change(first: CanonicalEnsemble, last: CanonicalEnsemble, beta: float) -> Estimate:
     """Change of the differential entropy at one temperature: S_0 drops out, C remains."""
-    before, after = (-0.5 * e.at(beta)._log_det(0)[0] for e in (first, last))
+    before, after = (-0.5 * per_sample(e.at(beta)._log_det(0)[0]) for e in (first, last))
     return mean_estimate(after - before)
 
 
@@ -107,8 +111,8 @@ def _law_notes(
             f"the windows of this spacing ({fitted.note}); this is cooling (T follows the loss), "
             "not ordering at a given temperature."
         )
-    for name, beta in (("second_law_beta_1", 1.0), ("second_law_beta_100", 100.0)):
-        change = changes[beta]
+    for beta, change in changes.items():
+        falling = 100 * float(falls[f"second_law_beta_{beta:.0f}"])
         size = abs(float(change)) / change.stderr if change.stderr else math.inf
         verdict = (
             "cannot tell whether it rises or falls"
@@ -119,9 +123,9 @@ def _law_notes(
             else "it falls on this run"
         )
         notes.append(
-            f"Second law at fixed beta = {beta:.0f}: entropy falls in "
-            f"{100 * float(falls[name]):.0f}% of the windows of this spacing; over the run it "
-            f"changes by {change} nats (Gaussian; see whether it may be trusted there): {verdict}."
+            f"Second law at fixed beta = {beta:.0f}: entropy falls in {falling:.0f}% of the "
+            f"windows of this spacing; over the run it changes by {change} nats (Gaussian; see "
+            f"whether it may be trusted there): {verdict}."
         )
     return notes
 

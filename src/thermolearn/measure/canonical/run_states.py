@@ -13,13 +13,12 @@ from thermolearn.core.errors import NotApplicableError, SamplerWarning
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
 from thermolearn.measure.canonical.robustness import thermal_robustness
-from thermolearn.measure.canonical.rows import Row, values_row
+from thermolearn.measure.canonical.rows import FIXED_BETAS, Row, values_row
 from thermolearn.measure.canonical.states import sample_states
 
 TRUST_SAMPLES, TRUST_NEURONS = 16, 2000
 TRUST_DRAWS, TRUST_ELEMENTS = (200, 4000), 1e7  # draws per sample; draws x samples x neurons
 HMC_SAMPLES, HMC_NEURONS = 4, 300
-FIXED_BETAS = (1.0, 100.0)
 COARSE = 0.01  # relative resolution of U above which agreement says nothing
 
 

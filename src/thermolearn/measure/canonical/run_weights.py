@@ -14,14 +14,13 @@ from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
 from thermolearn.measure.canonical.jacobian import JacobianBlocks
 from thermolearn.measure.canonical.laplacian import number_of_edges, weight_trace
-from thermolearn.measure.canonical.rows import Row, values_row
+from thermolearn.measure.canonical.rows import FIXED_BETAS, Row, values_row
 from thermolearn.measure.canonical.segments import SHAPES, Segment
 from thermolearn.measure.canonical.system import NeuronSystem
 from thermolearn.measure.canonical.wide_networks import wide_limit
 
 EDGE_SAMPLES = 32
 WEIGHT_SAMPLES, WEIGHT_PROBES, WEIGHT_NEURONS = 8, 16, 400
-EFFICIENCY_BETAS = (1.0, 100.0)
 
 
 def efficiency(run: Any, first: Any, last: Any) -> Row:
@@ -31,14 +30,22 @@ def efficiency(run: Any, first: Any, last: Any) -> Row:
     reasons = []
     for name, point in (("first", first), ("last", last)):
         for label, beta in _efficiency_betas(point):
-            try:
-                rows.append(_edge_row(point, name, label, beta, values))
-            except NotApplicableError as error:
-                reasons.append(str(error))
-            try:
-                rows += _weight_rows(point, name, label, beta, values)
-            except NotApplicableError as error:
-                reasons.append(str(error))
+            for over, element, laplacian in (
+                ("edges", "edge", _over_edges),
+                ("weights", "parameter", _over_weights),
+            ):
+                try:
+                    total, count = laplacian(point, beta)
+                except NotApplicableError as error:
+                    reasons.append(str(error))
+                    continue
+                each = total / count
+                named = {f"{over}_total_{label}_{name}": total,
+                         f"{over}_per_{element}_{label}_{name}": each}  # fmt: skip
+                values.update(values_row(**named))
+                numbers = (total, total.stderr, each, each.stderr)
+                bars = [b if math.isfinite(b) else None for b in map(float, numbers)]
+                rows.append([name, label, beta, over, *bars])
     if not rows:
         raise NotApplicableError(reasons[0] if reasons else "no element-wise segments")
     columns = ["snapshot", "at", "beta", "over", "total", "total stderr", "per element",
@@ -79,51 +86,32 @@ def _destruction(run: Any, values: dict[str, Any]) -> str:
     )
 
 
-def _edge_row(point: Any, name: str, label: str, beta: float, values: dict[str, Any]) -> list[Any]:
+def _over_edges(point: Any, beta: float) -> tuple[Estimate, int]:
     """Closed form over the edges, on a part of the samples (two eliminations with gradients)."""
     blocks = point.ensemble._jacobian
     if not isinstance(blocks, JacobianBlocks):
         raise NotApplicableError("no edge Laplacian for a network that is measured matrix-free")
     ensemble = CanonicalEnsemble(blocks.samples(slice(0, EDGE_SAMPLES)), beta)
-    total, edges = ensemble.laplacian("edges"), number_of_edges(blocks)
-    values.update(
-        values_row(
-            **{
-                f"edges_total_{label}_{name}": total,
-                f"edges_per_edge_{label}_{name}": total / edges,
-            }
-        )
-    )
-    bars = [float(e) for e in (total, total.stderr, total / edges, total.stderr / edges)]
-    return [name, label, beta, "edges", *(b if math.isfinite(b) else None for b in bars)]
+    return ensemble.laplacian("edges"), number_of_edges(blocks)
 
 
 def _efficiency_betas(point: Any) -> list[tuple[str, float]]:
-    fixed = [(f"beta_{b:.0f}", b) for b in EFFICIENCY_BETAS]
+    fixed = [(f"beta_{b:.0f}", b) for b in FIXED_BETAS]
     return [*fixed, ("beta_fitted", point.ensemble.beta)]
 
 
-def _weight_rows(
-    point: Any, name: str, label: str, beta: float, values: dict[str, Any]
-) -> list[list[Any]]:
+def _over_weights(point: Any, beta: float) -> tuple[Estimate, int]:
     """Hutchinson trace over the weights, for networks where double backward is cheap."""
     if point.ensemble.neurons > WEIGHT_NEURONS:
-        return []
+        raise NotApplicableError(
+            f"no weight Laplacian above {WEIGHT_NEURONS} neurons here: call "
+            "NeuronSystem.free_energy_laplacian"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the note on kinks stands in the report
         total = weight_trace(point.system, point.x[:WEIGHT_SAMPLES], beta, WEIGHT_PROBES)
     shared = {id(p): p for s in point.system.segments for p in s.module.parameters()}
-    count = sum(p.numel() for p in shared.values() if p.ndim >= 2)
-    values.update(
-        values_row(
-            **{
-                f"weights_total_{label}_{name}": total,
-                f"weights_per_parameter_{label}_{name}": total / count,
-            }
-        )
-    )
-    return [[name, label, beta, "weights", float(total), float(total.stderr), float(total) / count,
-             float(total.stderr) / count]]  # fmt: skip
+    return total, sum(p.numel() for p in shared.values() if p.ndim >= 2)
 
 
 def wide_limit_row(first: Any) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,18 @@ class StateSample:
     method: str
     chains: ChainResult | None = None
 
-    @property
+    @cached_property
     def ess(self) -> np.ndarray:
         """Effective number of independent draws per data sample, shape (B,)."""
         if self.chains is not None:
-            return np.array([float(e.n_eff or 0) for e in self._chain_means()])
+            return np.array([float(e.n_eff or 0) for e in self._chain_means])
         return np.array([importance_ess(w.cpu().numpy()) for w in self.log_weights.T])
 
     @property
     def status(self) -> str:
         return "ok" if self.ess.min() >= ENOUGH_ESS else "under-sampled"
 
+    @cached_property
     def _chain_means(self) -> list[Estimate]:
         """<H> of each data sample from its own chains (different samples have different means)."""
         assert self.chains is not None
@@ -105,9 +107,9 @@ class StateSample:
         U = N T/2 + <(w - 1)(H_0 - N T/2)> + <w V>: the spread of H_0 itself drops out.
         """
         if self.chains is not None:
-            means = self._chain_means()
+            means = self._chain_means
             value, stderr = (
-                torch.tensor([float(getattr(m, name)) for m in means])
+                torch.tensor([float(getattr(m, name)) for m in means], dtype=torch.float64)
                 for name in ("value", "stderr")
             )
             estimate = self._mean_over_samples(value, stderr, "HMC")
