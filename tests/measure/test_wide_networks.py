@@ -13,7 +13,6 @@ from thermolearn.core.errors import ConvergenceError
 from thermolearn.measure.canonical import CanonicalEnsemble, dyson, random_network
 from thermolearn.measure.canonical.random_network import sampled_network
 from thermolearn.measure.canonical.wide_networks import wide_limit, wide_limit_recurrent
-from thermolearn.measure.canonical.wide_networks_figure import figure
 
 TANH = ((80,) * 4, 1.69, 0.1, "tanh")
 
@@ -361,23 +360,7 @@ def test_recurrent_matrices():
         assert abs(deviation) < 4 * stderr + 0.1  # corrections of order 1
 
 
-# -- figure, bad input ---------------------------------------------------------------------------
-def test_figure():
-    page = figure(depths=(1, 3), draws=4)
-    assert [axis.get_ylabel() for axis in page.axes] == [
-        "average loss U (loss units)",
-        "minus complexity, -C (nats)",
-        "networks - theory\n(standard errors)",
-        "",
-    ]
-    assert len(page.axes[0].get_legend().get_texts()) == 2
-    page.canvas.draw()
-    with pytest.raises(ValueError, match="depths"):
-        figure(depths=(0,))
-    with pytest.raises(ValueError, match="draws"):
-        figure(draws=1)
-
-
+# -- bad input -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [

@@ -1,0 +1,299 @@
+"""Theory of memories that see their archetypes only through examples, with labels or without.
+
+Both Hebb rules are modes of one engine. Without labels the M examples of an archetype are M
+rank-one terms with covariance (1 - r^2) 1 + r^2 11^T: one mode of the archetype and M - 1 of
+noise. With labels the examples are averaged first and only the first mode is left. What remains of
+the noise in the condensed pattern is the binomial blur chi of its mean example.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import optimize, special
+
+from thermolearn.core.fixed_point import bracketed_root
+from thermolearn.systems.memory.replica_equations import normal_grid
+from thermolearn.systems.memory.replica_symmetric import RSAssociative, RSState, binomial_chi
+
+Kind = Literal["unsupervised", "supervised"]
+
+# Up to here every M is tried, because m(M) is not monotone among few examples (parity, and the
+# memory of the examples themselves); beyond, a bisection.
+SCANNED = 24
+MOST_EXAMPLES = 10**8
+# Steeper tanh are expanded around a sign; the next term of the expansion is below 1e-7.
+SHARP = 50.0
+
+
+def unsupervised_engine(alpha: float, r: float, M: int) -> RSAssociative:
+    """J = (1 / (N M calR)) sum_{mu a} eta eta^T, calR = r^2 + (1 - r^2) / M, as an RSAssociative.
+
+    modes = [(alpha, 1), (alpha (M - 1), lambda_1)], lambda_1 = (1 - r^2) / (M calR),
+    s = 1 / calR, chi the mean of M signs of mean r. Exact within replica symmetry at finite M.
+
+    Parameters
+    ----------
+    alpha : float
+        Load K / N > 0.
+    r : float
+        Quality in (0, 1].
+    M : int
+        Examples per archetype, at least 1.
+
+    Raises
+    ------
+    ValueError
+        A parameter out of range.
+
+    References
+    ----------
+    Agliari, Alemanno, Barra, De Marzo, arXiv:2109.00454, whose Gaussian field of the mean example
+    is the limit of many examples of this one.
+    """
+    moment = second_moment(checked_quality(r), positive_integer("M", M))
+    noise = (1 - r * r) / (M * moment)
+    modes = [(checked_load(alpha), 1.0), (alpha * (M - 1), noise)]
+    return RSAssociative(modes, binomial_chi(M, r), 1 / moment)
+
+
+def supervised_engine(alpha: float, r: float, M: int) -> RSAssociative:
+    """J = (1 / (N calR)) sum_mu etabar etabar^T, etabar the mean example, as an RSAssociative.
+
+    modes = [(alpha, 1)], s = 1 / calR, chi as without labels. Parameters and errors as for
+    `unsupervised_engine`.
+
+    References
+    ----------
+    Alemanno, Aquaro, Kanter, Barra, Agliari, arXiv:2203.01304, with the binomial in the place of
+    their Gaussian blur.
+    """
+    moment = second_moment(checked_quality(r), positive_integer("M", M))
+    return RSAssociative([(checked_load(alpha), 1.0)], binomial_chi(M, r), 1 / moment)
+
+
+def engine(kind: Kind, alpha: float, r: float, M: int) -> RSAssociative:
+    """The engine of a kind, "unsupervised" or "supervised"; ValueError for another word."""
+    if kind not in ("unsupervised", "supervised"):
+        raise ValueError(f'kind must be "unsupervised" or "supervised", got {kind!r}')
+    return (unsupervised_engine if kind == "unsupervised" else supervised_engine)(alpha, r, M)
+
+
+@dataclass(frozen=True)
+class CriticalSampleSize:
+    """The fewest examples per archetype with which the archetype is recalled.
+
+    Attributes
+    ----------
+    M : int or None
+        M_c; None if no number of examples is enough.
+    state : RSState or None
+        At M_c, its m at or above the threshold.
+    below : RSState or None
+        At M_c - 1, its m below the threshold; None if M_c = 1.
+    monotone : bool
+        Whether m stays at or above the threshold at the next two M.
+    reason : str
+        Why there is no M_c; empty otherwise.
+    """
+
+    M: int | None
+    state: RSState | None
+    below: RSState | None
+    monotone: bool
+    reason: str = ""
+
+    def __int__(self) -> int:
+        if self.M is None:
+            raise ValueError(self.reason)
+        return self.M
+
+
+def critical_sample_size(
+    kind: Kind, alpha: float, r: float, T: float, threshold: float = 0.8
+) -> CriticalSampleSize:
+    """Smallest number M_c of examples whose retrieval state has m >= threshold.
+
+    A threshold is needed: with few examples a state with m of about r, which remembers the
+    examples and not the archetype, also solves the equations.
+
+    Parameters
+    ----------
+    kind : "unsupervised" or "supervised"
+    alpha : float
+        Load K / N > 0.
+    r : float
+        Quality in (0, 1].
+    T : float
+        Temperature >= 0.
+    threshold : float
+        In (0, 1).
+
+    Returns
+    -------
+    CriticalSampleSize
+        With M = None and a reason where even infinitely many examples do not suffice.
+
+    Raises
+    ------
+    ValueError
+        A parameter out of range.
+    ConvergenceError
+        The equations at some M are not solved.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie in (0, 1), got {threshold!r}")
+    found: dict[int, RSState] = {}
+
+    def state(M: int) -> RSState:
+        if M not in found:
+            found[M] = engine(kind, alpha, r, M).solve(T)
+        return found[M]
+
+    first = next((M for M in range(1, SCANNED + 1) if state(M).m >= threshold), None)
+    if first is None:
+        # the limit of infinitely many examples is the Hopfield model
+        limit = RSAssociative([(alpha, 1.0)]).solve(T).m
+        if limit < threshold:
+            return CriticalSampleSize(
+                None,
+                None,
+                None,
+                True,
+                f"no M suffices: with the archetypes themselves stored m = {limit:.4g} is below "
+                f"{threshold:g} at alpha = {alpha:g}, T = {T:g}",
+            )
+        first = _bisect(lambda M: state(M).m >= threshold)
+    if first is None:
+        return CriticalSampleSize(
+            None, None, None, True, f"more than {MOST_EXAMPLES} examples: too close to capacity"
+        )
+    above = all(state(M).m >= threshold for M in (first + 1, first + 2))
+    return CriticalSampleSize(first, state(first), found.get(first - 1), above)
+
+
+def _bisect(enough: Callable[[int], bool]) -> int | None:
+    """Smallest M above `SCANNED` that is enough, or None if none up to `MOST_EXAMPLES` is."""
+    low = high = SCANNED
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST_EXAMPLES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def load_capacity(kind: Kind, r: float, M: int, T: float) -> float:
+    """alpha_c: the largest load K / N with a retrieval state n > 0, to a relative 1e-6.
+
+    Read backwards the equations are explicit: with y = s n / sqrt(R) and a = beta sqrt(R)
+
+        n = E chi tanh a (y chi + z),  q = E tanh^2 a (y chi + z),  T = s n / (a y),
+        C = (1 - q) / T,  alpha = (s n / y)^2 / (q g(C)),  g = R / (alpha q),
+
+    so every y has one a at a given T and one alpha(y), whose maximum is alpha_c.
+
+    Parameters
+    ----------
+    kind : "unsupervised" or "supervised"
+    r : float
+        Quality in (0, 1].
+    M : int
+        Examples per archetype, at least 1.
+    T : float
+        Temperature >= 0.
+
+    Returns
+    -------
+    float
+        0 for T >= 1, where no load works. For M -> infinity that of the Hopfield model.
+
+    Raises
+    ------
+    ValueError
+        A parameter out of range.
+    """
+    if not (math.isfinite(T) and T >= 0):
+        raise ValueError(f"T must be finite and >= 0, got {T!r}")
+    unit = engine(kind, 1.0, r, M)
+    if T >= 1:
+        return 0.0
+
+    def load(log_y: float) -> float:
+        return _load_at(unit, math.exp(log_y), T)
+
+    # chi is discrete, so alpha(y) may have several maxima: the best of a grid, then refined
+    grid = np.linspace(math.log(0.05), math.log(1000.0), 400 if T == 0 else 80)
+    best = int(np.argmax([load(x) for x in grid]))
+    step = float(grid[1] - grid[0])
+    refined: Any = optimize.minimize_scalar(
+        lambda x: -load(x), bounds=(grid[best] - step, grid[best] + step), options={"xatol": 1e-7}
+    )
+    return max(-float(refined.fun), load(grid[best]))
+
+
+def _load_at(unit: RSAssociative, y: float, T: float) -> float:
+    """alpha(y) for an engine of load 1; 0 where lambda C >= 1."""
+    equations = unit.equations(T)
+    if T == 0:
+        n, one_minus_q = _tanh_moments(unit, y, math.inf)
+        q, C = 1.0, one_minus_q * y / (unit.scale * n)
+    else:
+        # n / a falls with a: from T = 1 at a = 0 to below T where a y = s / T
+        a = bracketed_root(
+            lambda a: unit.scale * _tanh_moments(unit, y, a)[0] / (a * y) - T,
+            1e-6 / y,
+            unit.scale / (T * y),
+            tol=1e-12,
+            log=True,
+        )
+        n, one_minus_q = _tanh_moments(unit, y, a)
+        q, C = 1 - one_minus_q / a, one_minus_q / (a * T)
+    inside = equations.top > C
+    return (unit.scale * n / y) ** 2 / (q * equations.slope(C)) if inside else 0.0
+
+
+def _tanh_moments(unit: RSAssociative, y: float, a: float) -> tuple[float, float]:
+    """E chi tanh a (y chi + z) and a E sech^2 a (y chi + z); also for a = inf."""
+    chi, weights = unit.chi, unit.weights
+    if a > SHARP:  # tanh(a u) = sign(u) + pi^2 / (12 a^2) delta'(u) + O(a^-4)
+        x, width = y * chi, math.pi**2 / (12 * a * a)
+        normal = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        sign = special.erf(x / math.sqrt(2)) - width * x * normal
+        return float((chi * weights) @ sign), float(weights @ ((2 - width * (1 - x * x)) * normal))
+    z, weight = normal_grid(a)
+    t = np.tanh(a * (y * chi[:, None] + z))
+    return float((chi * weights) @ (t @ weight)), a * float(weights @ ((1 - t * t) @ weight))
+
+
+def second_moment(r: float, M: int) -> float:
+    """calR = r^2 + (1 - r^2) / M, the mean square of a component of a mean example."""
+    return r * r + (1 - r * r) / M
+
+
+def checked_load(alpha: float) -> float:
+    """alpha as a float > 0, or ValueError."""
+    if isinstance(alpha, bool) or not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"the load alpha = K / N must be finite and > 0, got {alpha!r}")
+    return float(alpha)
+
+
+def checked_quality(r: float | None) -> float:
+    """r as a float in (0, 1], or ValueError."""
+    if r is None or isinstance(r, bool) or not (math.isfinite(r) and 0 < r <= 1):
+        raise ValueError(f"quality r must be in (0, 1], got {r!r}")
+    return float(r)
+
+
+def positive_integer(name: str, value: int) -> int:
+    """The value as an int >= 1, or ValueError naming it."""
+    whole = isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+    if isinstance(value, bool) or not whole or int(value) != value or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    return int(value)
