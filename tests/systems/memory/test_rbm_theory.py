@@ -1,0 +1,144 @@
+"""Random machines: the theory of two layers against limits, derivatives and enumeration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thermolearn.systems.memory.rbm import (
+    Params,
+    enumeration,
+    figure,
+    random_machine,
+    simulate,
+    theory,
+    two_layer_theory,
+)
+
+PARAMS = st.builds(
+    Params,
+    hidden_share=st.floats(0.05, 0.95),
+    coupling=st.floats(0.0, 1.2),
+    visible_field=st.floats(-1.5, 1.5),
+    hidden_field=st.floats(0.3, 1.5),
+)
+
+
+def test_without_couplings_the_units_are_free() -> None:
+    s = two_layer_theory(Params(coupling=0.0, visible_field=0.3, hidden_field=-0.7))
+    free = 0.6 * math.log(2 * math.cosh(0.3)) + 0.4 * math.log(2 * math.cosh(0.7))
+    assert s.log_partition == pytest.approx(free, abs=1e-12)
+    assert s.q_visible == pytest.approx(math.tanh(0.3) ** 2, abs=1e-12)
+    assert s.energy == 0
+
+
+def test_without_fields_the_annealed_average_is_exact() -> None:
+    s = two_layer_theory(Params(coupling=1.2, visible_field=0.0, hidden_field=0.0))
+    assert s.q_visible == pytest.approx(0, abs=1e-6)
+    assert s.log_partition == pytest.approx(math.log(2) + 1.2**2 * 0.6 * 0.4 / 2, abs=1e-9)
+    below = Params(coupling=0.999 / 0.24**0.25, visible_field=0.0, hidden_field=0.0)
+    above = replace(below, coupling=1.1 / 0.24**0.25)
+    assert two_layer_theory(below).replicon > 0
+    assert two_layer_theory(above).q_visible > 0.05
+    assert theory(above)["energy"].status == "unstable"
+
+
+@given(PARAMS)
+@settings(max_examples=25, deadline=None)
+def test_derivatives_of_ln_z_are_the_averages(p: Params) -> None:
+    d = 1e-4
+
+    def slope(name: str) -> float:
+        value = getattr(p, name)
+        up, down = (two_layer_theory(replace(p, **{name: value + s})) for s in (d, -d))
+        return (up.log_partition - down.log_partition) / (2 * d)
+
+    s = two_layer_theory(p)
+    if p.coupling > 0.01:
+        assert -p.coupling * slope("coupling") == pytest.approx(s.energy, abs=1e-6)
+    # d / da = x_v E tanh, and q >= (E tanh)^2
+    m = slope("visible_field") / (1 - p.hidden_share)
+    assert m**2 <= s.q_visible + 1e-6
+    assert 0 <= s.q_hidden < 1
+    swapped = Params(
+        hidden_share=1 - p.hidden_share,
+        coupling=p.coupling,
+        visible_field=p.hidden_field,
+        hidden_field=p.visible_field,
+    )
+    other = two_layer_theory(swapped)
+    assert other.log_partition == pytest.approx(s.log_partition, abs=1e-9)
+    assert other.q_hidden == pytest.approx(s.q_visible, abs=1e-8)
+
+
+def test_enumerated_machines_approach_the_theory_as_one_over_n() -> None:
+    """Mean ln Z / N of W and -W over many exact machines of two small sizes, extrapolated."""
+    p = Params(coupling=1.0, visible_field=0.5, hidden_field=0.5)
+    means, errors = [], []
+    for n, count in ((20, 300), (26, 300)):
+        q = replace(p, n_spins=n)
+        runs = [
+            np.mean([enumeration.log_partition(random_machine(q, [n, i], s)) / n for s in (1, -1)])
+            for i in range(count)
+        ]
+        means.append(np.mean(runs))
+        errors.append(np.std(runs) / math.sqrt(count))
+    limit = (26 * means[1] - 20 * means[0]) / 6
+    error = math.hypot(26 * errors[1], 20 * errors[0]) / 6
+    assert abs(limit - two_layer_theory(p).log_partition) < 4 * error
+    assert error < 0.01
+
+
+def test_simulation_agrees_with_enumeration_of_the_same_machine() -> None:
+    from thermolearn.systems.memory.rbm.noise import Noise
+    from thermolearn.systems.memory.rbm.simulation import _one
+
+    p = Params(n_spins=30)
+    w = random_machine(p, 5)
+    moments = enumeration.moments(w)
+    rows = np.array([_one(p, w, Noise([7, i])) for i in range(40)])
+    product = float((moments.product * w.W.double()).sum())
+    exact = (
+        moments.log_partition / 30,
+        -product / 30,
+        float(moments.visible.square().mean()),
+        float(moments.hidden.square().mean()),
+    )
+    z = (rows.mean(0) - exact) / (rows.std(0, ddof=1) / math.sqrt(40))
+    assert np.abs(z).max() < 4.5
+
+
+def test_same_seed_same_bits() -> None:
+    p = Params(n_spins=40)
+    one, two, other = simulate(p, 3), simulate(p, 3), simulate(p, 4)
+    assert all(one[k].value == two[k].value != other[k].value for k in one)
+    assert one.keys() == theory(p).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_spins", 10),
+        ("n_spins", 30.0),
+        ("hidden_share", 1.0),
+        ("coupling", -0.1),
+        ("coupling", math.nan),
+        ("visible_field", math.inf),
+    ],
+)
+def test_bad_parameters_raise(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        Params(**{name: value})
+
+
+@pytest.mark.slow
+def test_figure() -> None:
+    drawing = figure(quick=True)
+    assert {row["panel"] for row in drawing.rows} == {0, 1}
+    last = [r for r in drawing.rows if r["curve"] == "PCD-1"][-1]
+    assert last["y"] > -5.6
