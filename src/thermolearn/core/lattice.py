@@ -53,8 +53,8 @@ def glauber_sweeps(
     """
     n = spins.shape[0]
     sweeps = temperatures.shape[0]
-    energies = np.empty(sweeps)
-    overlaps = np.empty((sweeps, patterns.shape[0]))
+    energies = np.full(sweeps, np.nan)
+    overlaps = np.full((sweeps, patterns.shape[0]), np.nan)
     total = np.zeros(n)
     field = np.empty(n)  # in double: incremental sums do not drift
     field[:] = external
