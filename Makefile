@@ -34,10 +34,10 @@ demo: venv
 	$(BIN)/thermolearn measure --data digits --report report.html --json run.jsonl
 
 test: venv
-	$(PYTEST) -n $(JOBS)
+	$(PYTEST) -n $(JOBS) --dist loadgroup
 
 slow: dev
-	$(PYTEST) -n $(JOBS) -m slow
+	$(PYTEST) -n $(JOBS) --dist loadgroup -m slow
 
 browser: dev
 	$(PYTEST) -m browser

@@ -1,4 +1,4 @@
-"""Build hook: one API page per part of the library, generated from the modules that exist."""
+"""Build hook: the API pages, from the modules that exist, and the catalogue, by running it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import gallery
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from thermolearn.study.contract import catalogue
+
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "thermolearn"
 
-# The order a reader meets them in; a part without modules makes no page.
+# The order a reader meets them in; a part without modules makes no page. The systems have pages of
+# their own in the catalogue.
 PARTS = {
     "measure": "Measuring a run",
     "measure/canonical": "Canonical ensemble and laws",
+    "systems/memory": "Tools for associative memories",
+    "systems/training": "Tools for training",
+    "study": "Comparison, scaling, sweeps",
     "report": "Report",
     "core": "Numerics",
     "": "Data, models, training, command line",
@@ -31,7 +38,9 @@ def _modules(folder: Path) -> list[Path]:
         for node in ast.parse(package.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ImportFrom) and node.module
     ]
+    systems = {entry.path for entry in catalogue().values()}
     others = [f for f in sorted(folder.glob("*.py")) if not f.name.startswith("_")]
+    others = [f for f in others if f not in systems]
     return [package, *dict.fromkeys(f for f in [*exporting, *others] if f in others)]
 
 
@@ -56,7 +65,7 @@ def api_pages() -> dict[str, tuple[str, str]]:
     pages = {}
     for part, title in PARTS.items():
         paths = [p for p in _modules(SOURCE / part) if _has_docstring(p)]
-        if not paths:
+        if not [p for p in paths if p.name != "__init__.py"]:
             continue
         body = "\n\n".join(map(_entry, paths))
         name = part.replace("/", "-") or "programs"
@@ -65,17 +74,19 @@ def api_pages() -> dict[str, tuple[str, str]]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the generated pages under API in the navigation."""
-    children: list[Any] = [{title: address} for address, (title, _) in api_pages().items()]
+    """Put the generated pages under API and Catalogue in the navigation."""
+    api: list[Any] = [{title: address} for address, (title, _) in api_pages().items()]
+    systems: list[Any] = [{title: address} for address, (title, _) in gallery.pages().items()]
+    children = {"API": ["api/index.md", *api], "Catalogue": systems}
     nav: list[Any] = config.nav or []
-    config.nav = [
-        {"API": ["api/index.md", *children]} if entry.get("API") else entry for entry in nav
-    ]
+    config.nav = [{name: children.get(name, page) for name, page in e.items()} for e in nav]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    for address, (_, text) in api_pages().items():
+    for address, (_, text) in (api_pages() | gallery.pages()).items():
         files.append(File.generated(config, address, content=text))
+    for address, picture in gallery.pictures().items():
+        files.append(File.generated(config, address, content=picture))
     return files

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import thermolearn
+from thermolearn.study.contract import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = re.compile(r"\.(py|md|toml|txt|yml|cff|sh|j2|css|js|json|html)$|(Makefile|run|LICENSE)$")
@@ -88,7 +89,7 @@ def test_commands_in_the_prose_exist(name: str) -> None:
         assert {"demo", "test"} <= said
 
 
-@pytest.mark.parametrize("command", ["measure", "report"])
+@pytest.mark.parametrize("command", ["measure", "report", "reproduce", "sweep", "cite", "list"])
 def test_options_in_the_prose_exist(command: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-c", "from thermolearn.cli import main; main()", command, "--help"],
@@ -111,7 +112,10 @@ def test_options_in_the_prose_exist(command: str) -> None:
 
 
 def test_options_described_on_the_command_line_page_exist() -> None:
-    source = read("src/thermolearn/cli.py")
+    files = sorted((ROOT / "src" / "thermolearn").glob("cli*.py"))
+    # the parameters of a system are options of `show`
+    files += [path for entry in catalogue().values() for path in entry.sources]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     described = set(re.findall(r"`(--[a-z][a-z-]+)", read("docs/cli.md")))
     unknown = {
         option

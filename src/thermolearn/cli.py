@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from thermolearn import __version__
+from thermolearn.cli_catalogue import cite, list_systems, reproduce, show
+from thermolearn.cli_common import check_outputs, one_line_errors
+from thermolearn.cli_sweep import sweep
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Measure neural-network training, with error bars.",
+    help="Measure neural-network training, and hold the theory of learning against experiment.",
 )
 
 Option = typer.Option
@@ -107,8 +108,8 @@ def measure(
     debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Train a network on data, or bring one, and report its thermodynamics."""
-    with _one_line_errors(debug):
-        _check_outputs({"--report": report, "--json": json}, [Path(data), weights])
+    with one_line_errors(debug):
+        check_outputs({"--report": report, "--json": json}, [Path(data), weights])
         import torch
 
         from thermolearn.data import load
@@ -147,14 +148,22 @@ def remake_report(
     debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Make the report of a recorded run again."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         if not run.is_file():
             raise FileNotFoundError(f"no file {run}; give the run.jsonl of a measurement")
-        _check_outputs({"--output": output}, [run])
+        check_outputs({"--output": output}, [run])
         from thermolearn.report import read_rows, write_report
 
         write_report(read_rows(run), output)
         typer.echo(f"report: {output.resolve()}")
+
+
+app.command(name="list")(list_systems)
+# options with the names of a system's parameters are read by the command itself
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(show)
+app.command()(sweep)
+app.command()(reproduce)
+app.command()(cite)
 
 
 # -- the parts of `measure` -------------------------------------------------------------------
@@ -224,57 +233,6 @@ def _command() -> str:
     import shlex
 
     return shlex.join(["thermolearn", *sys.argv[1:]])
-
-
-def _check_outputs(outputs: dict[str, Path], inputs: list[Path | None]) -> None:
-    """Before any work: every output can be written, and overwrites neither input nor output."""
-    import tempfile
-
-    taken = {path.resolve(): "an input" for path in inputs if path is not None}
-    for option, path in outputs.items():
-        if path.is_dir():
-            raise IsADirectoryError(f"{option} {path} is a directory; name a file in it")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(
-                f"{option} {path}: there is no directory {path.parent}; make it first"
-            )
-        if path.resolve() in taken:
-            raise ValueError(f"{option} {path} is also {taken[path.resolve()]}; choose another")
-        taken[path.resolve()] = option
-        try:
-            if path.exists():
-                with path.open("ab"):
-                    pass
-            else:
-                with tempfile.TemporaryFile(dir=path.parent):
-                    pass
-        except OSError as error:
-            raise PermissionError(
-                f"{option} {path} cannot be written: {error.strerror}; choose another place"
-            ) from error
-
-
-@contextmanager
-def _one_line_errors(debug: bool) -> Iterator[None]:
-    """An error is one line on stderr and exit code 2; a bug of ours says so, with code 1."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except (KeyboardInterrupt, Exception) as error:
-        if debug:
-            raise
-        message = " ".join(str(error).split())
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("error: interrupted", err=True)
-            raise typer.Exit(130) from None
-        if isinstance(error, ValueError | TypeError | OSError):
-            typer.echo(f"error: {message}", err=True)
-            raise typer.Exit(2) from None
-        typer.echo(
-            f"error: {type(error).__name__}: {message} (--debug shows where it came from)", err=True
-        )
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -39,3 +39,7 @@ class DataError(ValueError):
 
 class SamplerWarning(UserWarning):
     """A Monte Carlo result is under-sampled, stuck or not mixed."""
+
+
+class SweepError(ValueError):
+    """A sweep cannot run as asked: its definition or its store; the message says what to change."""

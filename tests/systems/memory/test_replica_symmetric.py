@@ -107,6 +107,14 @@ def test_no_disorder_is_the_curie_weiss_model() -> None:
     assert RSAssociative([]).solve(0.0).m == 1.0
 
 
+@pytest.mark.parametrize("T", [0.999, 0.99999, 1.00001, 1.001])
+def test_a_continuous_transition_is_passed(T: float) -> None:
+    m = optimize.brentq(lambda x: math.tanh(x / T) - x, 1e-4, 1) if T < 1 else 0.0
+    state = RSAssociative([]).solve(T)
+    assert state.m == pytest.approx(m, abs=1e-9)
+    assert state.branch == ("retrieval" if T < 1 else "paramagnet")
+
+
 def test_pure_disorder_is_the_sherrington_kirkpatrick_model() -> None:
     e = RSAssociative([], delta=1.0)
     assert e.glass_temperature == pytest.approx(1.0, abs=1e-9)

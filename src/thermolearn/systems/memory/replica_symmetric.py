@@ -167,8 +167,8 @@ class RSAssociative:
             Temperature; 0 is the zero-temperature theory. Below T = sqrt(R) / 1500
             quadrature is refused.
         branch : "retrieval" or "spin_glass"
-            The largest n > 0, or n = 0. Where no n > 0 exists "retrieval" returns the state with
-            n = 0, whose `branch` says so.
+            The largest n > 0, or n = 0. Where no n > 1e-4 exists "retrieval" returns the state
+            with n = 0, whose `branch` says so.
         start : RSState, optional
             A neighboring solution of the same branch for continuation; where Newton's method
             from it fails the branch is searched from the top again.
@@ -286,7 +286,7 @@ def _bottleneck(equations: Equations, n: float, step: float) -> tuple[float, boo
                 return low, False
             return bracketed_root(value, top, high, 1e-15), True
         high, width = low, 2 * width
-    return n, False
+    return high, False  # as at a continuous transition, where n creeps to 0
 
 
 def _newton(equations: Equations, n: float, C: float, ceiling: float) -> tuple[float, float] | None:

@@ -87,9 +87,10 @@ class ConditioningExperiment:
         T: the noise alone gives a unit the variance T.
     dt : float
         Time step, at most tau / 2; tau / 5 is advised.
-    within_plastic : bool
-        Let the synapses inside each population learn too. A trap: persistent activity then
-        bridges the silence, and the unpaired control associates as well.
+    plastic : "reflex" or "all"
+        Which synapses learn: only those from the bell to the reflex, or all but the innate ones.
+        "all" is a trap: persistent activity bridges the silence, and the unpaired control
+        associates as well.
 
     Raises
     ------

@@ -1,0 +1,1 @@
+"""Theory against experiment: the contract, comparison, finite-size scaling, sweeps."""
