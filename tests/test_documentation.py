@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def code_blocks(name: str) -> list[str]:
     text = (ROOT / name).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_tutorial_runs(
@@ -54,3 +55,36 @@ def test_the_ten_lines_run(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     (block,) = code_blocks(name)
     exec(compile(block, name, "exec"), names)
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_sweeps_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thermolearn.study.sweep import make_plan
+
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    definition = re.findall(r"^```toml[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    Path("capacity.toml").write_text(definition, encoding="utf-8")
+    plan = make_plan(Path("capacity.toml"), store=Path("capacity.store"))
+    assert plan.total == 15 * 3 * (8 + 1)
+    code = "\n".join(code_blocks("docs/sweeps.md"))
+    short = code.replace("seeds=8", "seeds=2").replace("jobs=4", "jobs=1")
+    assert short != code
+    names: dict[str, Any] = {}
+    exec(compile(short, "sweeps.md", "exec"), names)
+    assert dict(names["data"].sizes) == {"load": 3, "seed": 2}
+    assert (names["data"]["status"] == "ok").all()
+
+
+def test_the_system_of_the_page_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module, use = code_blocks("docs/your_own_system.md")
+    (tmp_path / "free_spins.py").write_text(module, encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(use, "your_own_system.md", "exec"), names)
+    comparison = names["thermolearn"].compare("free_spins")
+    assert comparison.agrees
+    import free_spins  # type: ignore[import-not-found]
+
+    assert len(free_spins.figure().rows) == 18

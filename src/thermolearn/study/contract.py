@@ -12,9 +12,11 @@ import dataclasses
 import difflib
 import hashlib
 import re
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -203,23 +205,40 @@ def load(system: str | Entry | ModuleType) -> ModuleType:
     Parameters
     ----------
     system : str, Entry or module
-        A name for `find`, an entry of `catalogue`, or a module of your own that keeps the contract.
+        A name for `find`, the name of a module of your own (the working directory is searched
+        too), an entry of `catalogue`, or a module.
 
     Raises
     ------
     ValueError
-        No such system.
+        No such system, and no such module.
     TypeError
         The module breaks the contract; the message lists in what.
     """
     if isinstance(system, ModuleType):
         module = system
     else:
-        module = import_module((find(system) if isinstance(system, str) else system).module)
+        module = import_module(_module_name(system) if isinstance(system, str) else system.module)
     broken = list(_violations(module))
     if broken:
         raise TypeError(f"{module.__name__} breaks the contract of a system: {'; '.join(broken)}")
     return module
+
+
+def _module_name(name: str) -> str:
+    """Where a system of the catalogue is, or else the name itself if such a module exists."""
+    try:
+        return find(name).module
+    except ValueError:
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            known = find_spec(name) is not None
+        except (ImportError, ValueError):
+            known = False
+        if not known:
+            raise
+    return name
 
 
 def short_name(module: ModuleType) -> str:
