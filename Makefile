@@ -19,7 +19,7 @@ BIN := .venv/bin
 # One thread per process: the processes are many, the matrices small.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help venv dev demo test slow oracle browser wheel lint types docs bench bench-block clean distclean
+.PHONY: help venv dev demo test slow oracle browser wheel lint types docs bench bench-block bench-glauber clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -58,9 +58,13 @@ docs: dev
 bench-block: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_block.py --require 20
 
-bench: bench-block
+bench-glauber: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_glauber.py --require 50
+
+bench: bench-block bench-glauber
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_slq.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_probe.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_rbm.py
 
 clean:
 	rm -rf build dist site report.html run.jsonl .pytest_cache .ruff_cache .hypothesis

@@ -68,7 +68,9 @@ def hopfield_map(alphas: ArrayLike, temperatures: ArrayLike) -> PhaseMap:
         state: RSState | None = None
         for line, T in enumerate(heats):
             try:
-                state, glass = _cell(engine, float(T), state)
+                glass = engine.solve(float(T), "spin_glass")
+                # searched again where it was lost below: replica-symmetric retrieval is reentrant
+                state = engine.solve(float(T), "retrieval", start=state)
             except ConvergenceError:
                 continue
             overlap[line, column] = state.m
@@ -77,14 +79,6 @@ def hopfield_map(alphas: ArrayLike, temperatures: ArrayLike) -> PhaseMap:
                 gap[line, column] = state.f - glass.f
                 replicon[line, column] = state.replicon
     return PhaseMap(loads, heats, overlap, gap, replicon, phase)
-
-
-def _cell(engine: RSAssociative, T: float, below: RSState | None) -> tuple[RSState, RSState]:
-    """Both branches; retrieval lost at a lower temperature does not come back."""
-    glass = engine.solve(T, "spin_glass")
-    if below is not None and below.branch != "retrieval":
-        return glass, glass
-    return engine.solve(T, "retrieval", start=below), glass
 
 
 def _name(state: RSState, glass: RSState) -> str:
