@@ -1,1 +1,1 @@
-"""The catalogue: published systems of the statistical mechanics of learning, theory beside experiment."""
+"""The catalogue: published systems of statistical mechanics, theory beside experiment."""

@@ -83,9 +83,27 @@ def test_transition_lines() -> None:
     assert diagram.T_M[0] == pytest.approx(1 - 1.95 * math.sqrt(0.001), abs=2e-3)
     assert np.isnan(diagram.T_M[-1])
     assert np.isnan(diagram.T_c[2:]).all() and (diagram.T_c[:2] < diagram.T_M[:2]).all()
-    assert "spin glass is lower" in diagram.status[2] and "capacity" in diagram.status[4]
+    assert "spin glass is lower" in diagram.status[2] and "above capacity" in diagram.status[4]
     np.testing.assert_allclose(diagram.T_g, 1 + np.sqrt(diagram.alphas))
     assert transition_temperature(0.06) is None
+
+
+def test_retrieval_is_reentrant() -> None:
+    # known: the negative entropy of the replica-symmetric states bends both lines back at low T
+    end = spinodal_temperature(0.138)
+    assert float(end) == pytest.approx(0.041606, abs=1e-6) and "reentrant" in end.note
+    lower = float(end.note.split()[-1])
+    for T, branch in ((lower - 1e-5, "spin_glass"), (lower + 1e-5, "retrieval")):
+        assert hopfield_theory(0.138, T).branch == branch
+    assert 0.0216 < float(spinodal_temperature(0.13818)) < 0.03
+    with pytest.raises(ValueError, match="every temperature"):
+        spinodal_temperature(0.1382)
+    T_c = transition_temperature(0.0525)
+    assert T_c is not None and float(T_c) == pytest.approx(0.14388, abs=1e-5)
+    assert float(T_c.note.split()[-1]) == pytest.approx(0.0254957, abs=1e-6)
+    assert transition_temperature(0.0535) is None
+    diagram = hopfield_phase_diagram([0.0525, 0.138])
+    assert all("reentrant" in status for status in diagram.status)
 
 
 def test_map_agrees_with_the_lines() -> None:
@@ -180,7 +198,7 @@ def test_sampler_traces_and_bars() -> None:
         (lambda: hopfield_theory(0, 0.1), "alpha"),
         (lambda: hopfield_theory(-0.1, 0.1), "alpha"),
         (lambda: hopfield_theory(0.1, -0.1), "T must"),
-        (lambda: spinodal_temperature(0.2), "above the capacity"),
+        (lambda: spinodal_temperature(0.2), "above capacity"),
         (lambda: hopfield_phase_diagram([]), "alphas"),
         (lambda: hopfield_map([0.1], [0.5, 0.2]), "ascend"),
         (lambda: hebb(np.zeros((2, 5))), "binarize"),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, optimize, special
+from scipy import integrate, optimize, special, stats
 
+from thermolearn.core.errors import ConvergenceError
 from thermolearn.systems.memory.replica_symmetric import RSAssociative, binomial_chi
 
 CASES = {
@@ -80,6 +81,7 @@ def test_zero_temperature_is_the_limit(name: str, branch: str) -> None:
     assert cold.f == pytest.approx(2 * warm.f - warmer.f, abs=1e-4)
     assert cold.n == pytest.approx(warm.n, abs=2e-3)
     assert cold.u == cold.f
+    assert cold.entropy == pytest.approx(2 * warm.entropy - warmer.entropy, abs=4e-3)
 
 
 def test_free_energy_at_zero_temperature_by_its_own_formula() -> None:
@@ -105,6 +107,7 @@ def test_no_disorder_is_the_curie_weiss_model() -> None:
         assert s.f == pytest.approx(f, abs=1e-12)
     assert RSAssociative([]).solve(1.05).branch == "paramagnet"
     assert RSAssociative([]).solve(0.0).m == 1.0
+    assert RSAssociative([]).solve(0.0, "spin_glass").f == 0.0
 
 
 @pytest.mark.parametrize("T", [0.999, 0.99999, 1.00001, 1.001])
@@ -129,7 +132,19 @@ def test_pure_disorder_is_the_sherrington_kirkpatrick_model() -> None:
     assert hot.f == pytest.approx(-1.2 * math.log(2) - 1 / (4 * 1.2), abs=1e-12)
     # known: f(T = 0) = -sqrt(2 / pi), s(0) = -1 / (2 pi) in the replica-symmetric theory
     assert e.solve(0.0, "spin_glass").f == pytest.approx(-math.sqrt(2 / math.pi), abs=1e-12)
+    assert e.solve(0.0, "spin_glass").entropy == pytest.approx(-1 / (2 * math.pi), abs=1e-12)
     assert e.solve(0.005, "spin_glass").entropy == pytest.approx(-1 / (2 * math.pi), abs=5e-3)
+
+
+def test_negative_modes_alone_do_not_freeze() -> None:
+    few, many = RSAssociative([(0.5, -1.0)]), RSAssociative([(2.0, -1.0)])
+    assert few.glass_temperature == 0
+    assert few.solve(0.1, "spin_glass").branch == "paramagnet"
+    # sum w lambda^2 / (T + |lambda|)^2 = 1
+    assert many.glass_temperature == pytest.approx(math.sqrt(2) - 1, abs=1e-9)
+    assert many.solve(0.2, "spin_glass").q > 0
+    with pytest.raises(ConvergenceError, match="degenerate"):
+        few.solve(0.0, "spin_glass")
 
 
 def test_modes_of_one_strength_add_up_and_disorder_is_many_weak_modes() -> None:
@@ -175,9 +190,25 @@ def test_binomial_signs() -> None:
     assert weights @ values == pytest.approx(0.4, abs=1e-12)
     assert weights @ values**2 - 0.16 == pytest.approx((1 - 0.16) / 7, abs=1e-12)
     assert binomial_chi(3, 1.0)[0].tolist() == [1.0]
-    wide, many = binomial_chi(500, 0.3), binomial_chi(501, 0.3)
-    for power in (1, 2, 3):
-        assert wide[1] @ wide[0] ** power == pytest.approx(many[1] @ many[0] ** power, rel=2e-3)
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 1e-3, 0.02])
+def test_large_samples_are_resolved_and_meet_the_normal_limit(alpha: float) -> None:
+    # quality such that the noise of examples matters at this size
+    r, states = 0.05, []
+    for M in (700, 20_000, 20_001):
+        R = r * r + (1 - r * r) / M
+        for T in (0.0, 0.1):
+            states.append(RSAssociative([(alpha, 1.0)], binomial_chi(M, r), 1 / R).solve(T))
+    # an independent oracle at T = 0, M = 700: the sum over all k in plain Python
+    state, R = states[0], r * r + (1 - r * r) / 700
+    values = (2 * np.arange(701) - 700) / 700
+    weights = stats.binom.pmf(np.arange(701), 700, (1 + r) / 2)
+    x = state.n / R * values / math.sqrt(2 * alpha / (1 - state.C) ** 2)
+    assert weights @ special.erf(x) == pytest.approx(state.m, abs=1e-9)
+    assert weights @ (values * special.erf(x)) == pytest.approx(state.n, abs=1e-9)
+    for exact, normal in zip(states[2:4], states[4:6], strict=True):
+        assert exact.m == pytest.approx(normal.m, abs=1e-4)
 
 
 @pytest.mark.parametrize(

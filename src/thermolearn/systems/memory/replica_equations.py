@@ -59,7 +59,7 @@ class Equations:
         R = max(1 - self.T * C, 0.0) * self.slope(C)
         chi_weight = self.chi * self.weights
         if self.T == 0 and R == 0:  # no noise: the spins follow the sign of their fields
-            return float(chi_weight @ np.sign(self.chi)) - n, -C
+            return float(chi_weight @ np.sign(n * self.chi)) - n, -C
         if self.steepness(C) > STEEPEST:
             # the second case is next to lambda C = 1, where only the sign of g_C is asked for
             x = self.scale * n * self.chi / math.sqrt(2 * R)
@@ -105,8 +105,8 @@ class Equations:
             ]
         )
 
-    def observables(self, n: float, C: float) -> tuple[float, float, float, float]:
-        """m, free energy, internal energy and replicon of a solution."""
+    def observables(self, n: float, C: float) -> tuple[float, float, float, float, float]:
+        """m, free energy, internal energy, entropy and replicon of a solution."""
         q = 1 - self.T * C
         R, inverse = q * self.slope(C), 1 / (1 - self.lam * C)
         u = -self.scale * n * n / 2 - self.delta * C * (1 + q) / 2
@@ -114,7 +114,9 @@ class Equations:
         signal = self.scale * n * self.chi
         if self.T == 0:
             m = self._overlap_at_zero(signal, R)
-            return m, u, u, -math.inf if R > 0 else 1.0
+            logs = np.log1p(-self.lam * C) + self.lam * C * inverse
+            entropy = -float((self.w * logs).sum()) / 2 - self.delta * C * C / 4
+            return m, u, u, entropy, -math.inf if R > 0 else 1.0
         beta = 1 / self.T
         t, weight = self._tanh(n, R)
         z, _ = normal_grid(beta * math.sqrt(R))
@@ -125,7 +127,8 @@ class Equations:
         logs = np.log1p(-self.lam * C) - self.lam * beta * q * inverse
         f += self.T / 2 * float((self.w * logs).sum())
         sech4 = float(self.weights @ ((1 - t * t) ** 2 @ weight))
-        return float(self.weights @ (t @ weight)), f, u, 1 - beta**2 * self.slope(C) * sech4
+        m, replicon = float(self.weights @ (t @ weight)), 1 - beta**2 * self.slope(C) * sech4
+        return m, f, u, beta * (u - f), replicon
 
     def _overlap_at_zero(self, signal: np.ndarray, R: float) -> float:
         if R == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from thermolearn.systems.memory.replica_symmetric import Branch, RSAssociative, 
 
 # Below this temperature quadrature gives way to the theory at T = 0.
 COLDEST = 2e-3
+# Where replica-symmetric retrieval may exist though there is none at T = 0: the load at its end
+# is largest, 0.138184, at T = 0.0216.
+REENTRANT = 0.0216 + 0.02 * np.array([0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, 1.0])
 
 
 def hopfield_theory(alpha: float, T: float, branch: Branch = "retrieval") -> RSState:
@@ -74,7 +77,8 @@ def hopfield_capacity() -> Capacity:
 
     With y = m / sqrt(2 R) the equations at T = 0 are sqrt(2 alpha) = erf(y) / y - (2 / sqrt(pi))
     exp(-y^2); alpha_c is the maximum over y. alpha_1 is where the energies of retrieval and spin
-    glass meet. (Replica symmetry breaking raises alpha_c to about 0.1382.)
+    glass meet. Around T = 0.02 the load may be .00028 larger, where the theory is reentrant.
+    (Replica symmetry breaking raises alpha_c to about 0.1382.)
 
     References
     ----------
@@ -112,7 +116,7 @@ class PhaseDiagram:
         Loads; end of the retrieval states, end of their global stability, freezing. NaN where
         there is none.
     status : list of str
-        Why T_M or T_c is NaN, else "ok".
+        Why T_M or T_c is NaN, or where the phase is reentrant, else "ok".
     """
 
     alphas: np.ndarray
@@ -141,8 +145,7 @@ def hopfield_phase_diagram(alphas: Sequence[float] | np.ndarray) -> PhaseDiagram
     loads = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
     if loads.ndim != 1 or not loads.size or not (loads >= 1e-4).all():
         raise ValueError("alphas must be loads of at least 1e-4")
-    capacity = hopfield_capacity()
-    lines = [_transitions(float(a), capacity) for a in track(loads, "phase diagram", len(loads))]
+    lines = [_transitions(float(a)) for a in track(loads, "phase diagram", len(loads))]
     T_M, T_c, status = zip(*lines, strict=True)
     return PhaseDiagram(loads, np.array(T_M), np.array(T_c), 1 + np.sqrt(loads), list(status))
 
@@ -150,15 +153,84 @@ def hopfield_phase_diagram(alphas: Sequence[float] | np.ndarray) -> PhaseDiagram
 def spinodal_temperature(alpha: float) -> Estimate:
     """T_M(alpha), the largest temperature with a retrieval state.
 
+    Replica-symmetric retrieval is reentrant: for 0.137906 < alpha < 0.138184 it exists only
+    between two temperatures, of which this is the upper; the note gives the lower.
+
     Raises
     ------
     ValueError
-        alpha <= 0, or above the capacity, where no temperature has one.
+        alpha <= 0, or above the capacity at every temperature.
     """
     engine = _engine(alpha)
-    if engine.solve(0.0).branch != "retrieval":
-        raise ValueError(f"alpha = {alpha} is above the capacity 0.137906: there is no T_M")
-    low, high, state = 0.0, 1.0, engine.solve(0.0)
+    ends = _retrieval_interval(engine)
+    if ends is None:
+        raise ValueError(f"alpha = {alpha} is above capacity at every temperature: there is no T_M")
+    return ends[1]
+
+
+def transition_temperature(alpha: float) -> Estimate | None:
+    """T_c(alpha), below which retrieval has a lower free energy than the spin glass.
+
+    Reentrant as well, because the entropy of the replica-symmetric spin glass is negative at low
+    T: for 0.0518543 < alpha < 0.0531 retrieval is lower only between two temperatures, of which
+    this is the upper; the note gives the lower. None where the spin glass is lower at every
+    temperature.
+    """
+    engine = _engine(alpha)
+    ends = _retrieval_interval(engine)
+
+    def gap(T: float) -> float:
+        state = engine.solve(T)
+        if state.branch != "retrieval":
+            return 1.0
+        return state.f - engine.solve(T, "spin_glass").f
+
+    if ends is None:
+        return None
+    # just below the fold the retrieval state is still there, and higher in f
+    high = float(ends[1]) * (1 - 1e-7)
+    if gap(0.0) < 0:
+        return Estimate(_change_of_sign(gap, high), 1e-10)
+    best = optimize.minimize_scalar(gap, bounds=(COLDEST, high), options={"xatol": 1e-6})
+    if best.fun >= 0:
+        return None
+    lower = bracketed_root(gap, COLDEST, float(best.x), 1e-11)
+    note = f"reentrant: retrieval is the ground state only above T = {lower:.6g}"
+    return Estimate(bracketed_root(gap, float(best.x), high, 1e-11), 1e-10, note=note)
+
+
+def _change_of_sign(gap: Callable[[float], float], high: float) -> float:
+    """The root of a gap that is negative at T = 0 and positive at `high`."""
+    low = high / 2
+    while gap(low) >= 0:
+        low, high = low / 2, low
+    return bracketed_root(gap, low, high, 1e-11)
+
+
+def _retrieval_interval(engine: RSAssociative) -> tuple[float, Estimate] | None:
+    """Lowest and highest temperature with a retrieval state; None if there is none."""
+    state = engine.solve(0.0)
+    if state.branch == "retrieval":
+        return 0.0, _upper_end(engine, state)
+    found = (engine.solve(float(T)) for T in REENTRANT)
+    state = next((s for s in found if s.branch == "retrieval"), None)
+    if state is None:
+        return None
+    low, high = 0.0, state.T
+    while high - low > 1e-10:
+        middle = (low + high) / 2
+        if middle > COLDEST / 10 and engine.solve(middle).branch == "retrieval":
+            high = middle
+        else:
+            low = middle
+    end = _upper_end(engine, state)
+    note = f"reentrant: retrieval states exist only above T = {high:.6g}"
+    return high, Estimate(end.value, end.stderr, status=end.status, note=note)
+
+
+def _upper_end(engine: RSAssociative, state: RSState) -> Estimate:
+    """Where the retrieval branch through a state ends on heating."""
+    low, high = state.T, 1.0
     while high > COLDEST and high - low > 1e-9:
         middle = (low + high) / 2
         found = engine.solve(middle)
@@ -172,28 +244,6 @@ def spinodal_temperature(alpha: float) -> Estimate:
     if low > 0:
         return Estimate(low, high - low)
     return Estimate(0.0, high, status="bracketed", note=f"between T = 0 and {high:.3g}")
-
-
-def transition_temperature(alpha: float) -> Estimate | None:
-    """T_c(alpha), where retrieval and spin glass have the same free energy.
-
-    None above alpha_1 = 0.0518543, where the spin glass is lower at every temperature.
-    """
-    engine = _engine(alpha)
-
-    def gap(T: float) -> float:
-        return engine.solve(T).f - engine.solve(T, "spin_glass").f
-
-    if engine.solve(0.0).branch != "retrieval" or gap(0.0) >= 0:
-        return None
-    # just below the fold the retrieval state is still there, and higher in f
-    high = float(spinodal_temperature(alpha)) * (1 - 1e-7)
-    low = high / 2
-    while gap(low) >= 0:
-        low, high = low / 2, low
-        if low < COLDEST:
-            return Estimate(0.0, high, status="bracketed", note=f"between T = 0 and {high:.3g}")
-    return Estimate(bracketed_root(gap, low, high, 1e-11), 1e-10)
 
 
 def _engine(alpha: float) -> RSAssociative:
@@ -225,11 +275,12 @@ def _fold(engine: RSAssociative, state: RSState, high: float) -> Estimate | None
     return Estimate(float(T), 1e-10 + 10 * residual)
 
 
-def _transitions(alpha: float, capacity: Capacity) -> tuple[float, float, str]:
-    if alpha >= float(capacity.alpha_c):
-        return math.nan, math.nan, "no T_M and no T_c: the load is above capacity"
-    T_M = spinodal_temperature(alpha)
+def _transitions(alpha: float) -> tuple[float, float, str]:
+    ends = _retrieval_interval(_engine(alpha))
+    if ends is None:
+        return math.nan, math.nan, "no T_M and no T_c: above capacity at every temperature"
     T_c = transition_temperature(alpha)
     if T_c is None:
-        return float(T_M), math.nan, "no T_c: the spin glass is lower at every temperature"
-    return float(T_M), float(T_c), "ok"
+        note = ends[1].note or "the spin glass is lower at every temperature"
+        return float(ends[1]), math.nan, f"no T_c: {note}"
+    return float(ends[1]), float(T_c), T_c.note or "ok"
