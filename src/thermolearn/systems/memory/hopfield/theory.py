@@ -216,16 +216,26 @@ def _retrieval_interval(engine: RSAssociative) -> tuple[float, Estimate] | None:
     state = next((s for s in found if s.branch == "retrieval"), None)
     if state is None:
         return None
-    low, high = 0.0, state.T
-    while high - low > 1e-10:
-        middle = (low + high) / 2
-        if middle > COLDEST / 10 and engine.solve(middle).branch == "retrieval":
-            high = middle
-        else:
-            low = middle
+    lower = _lower_end(engine, state)
     end = _upper_end(engine, state)
-    note = f"reentrant: retrieval states exist only above T = {high:.6g}"
-    return high, Estimate(end.value, end.stderr, status=end.status, note=note)
+    note = f"reentrant: retrieval states exist only above T = {lower:.6g}"
+    return lower, Estimate(end.value, end.stderr, status=end.status, note=note)
+
+
+def _lower_end(engine: RSAssociative, state: RSState) -> float:
+    """Where the retrieval branch through a state ends on cooling, though not to T = 0."""
+    low, high = 0.0, state.T
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        found = engine.solve(middle) if middle > COLDEST / 10 else engine.solve(0.0)
+        if found.branch != "retrieval":
+            low = middle
+            continue
+        high, state = middle, found
+        fold = _fold(engine, state, low, high)
+        if fold is not None:
+            return float(fold)
+    return high
 
 
 def _upper_end(engine: RSAssociative, state: RSState) -> Estimate:
@@ -238,7 +248,7 @@ def _upper_end(engine: RSAssociative, state: RSState) -> Estimate:
             high = middle
             continue
         low, state = middle, found
-        fold = _fold(engine, state, high)
+        fold = _fold(engine, state, low, high)
         if fold is not None:
             return fold
     if low > 0:
@@ -252,10 +262,10 @@ def _engine(alpha: float) -> RSAssociative:
     return RSAssociative([(alpha, 1.0)])
 
 
-def _fold(engine: RSAssociative, state: RSState, high: float) -> Estimate | None:
+def _fold(engine: RSAssociative, state: RSState, low: float, high: float) -> Estimate | None:
     """Where the equations and the determinant of their Jacobian vanish together, in (n, C, T).
 
-    None unless the search from a retrieval state below ends between its T and `high`.
+    None unless the search from a retrieval state ends between two temperatures.
     """
 
     def system(x: np.ndarray) -> list[float]:
@@ -270,7 +280,7 @@ def _fold(engine: RSAssociative, state: RSState, high: float) -> Estimate | None
     solution = optimize.root(system, [state.n, state.C, state.T], method="hybr", tol=1e-13)
     n, _, T = solution.x
     residual = float(np.abs(system(solution.x)).max())
-    if residual > 1e-9 or not 0 < n < 1 or not state.T <= T <= high:
+    if residual > 1e-9 or not 0 < n < 1 or not low <= T <= high:
         return None
     return Estimate(float(T), 1e-10 + 10 * residual)
 
