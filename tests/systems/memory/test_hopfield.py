@@ -172,7 +172,22 @@ def test_recall() -> None:
     assert recall.converged.all() and (np.diag(recall.overlaps) > 0.98).all()
     assert (memory.recall(cues, threads=2).states == recall.states).all()
     warm = HopfieldNetwork(T=0.3, sweeps=100).fit(xi).recall(-xi[0])
-    assert warm.pattern[0] == 0 and warm.overlaps[0, 0] < -0.9
+    assert warm.pattern[0] == 0 and warm.overlaps[0, 0] < -0.9 and warm.converged[0]
+
+
+def test_what_is_not_recalled_is_not_named() -> None:
+    rng = np.random.default_rng(1)
+    with pytest.warns(UserWarning, match="recall no random pattern"):
+        crowded = HopfieldNetwork().fit(rng.choice([-1, 1], size=(60, 50)))
+    assert (crowded.recall(rng.choice([-1, 1], size=(20, 50))).pattern == -1).mean() > 0.8
+    with pytest.warns(UserWarning, match="lower T"):
+        hot = HopfieldNetwork(T=1.5).fit(rng.choice([-1, 1], size=(3, 50)))
+    assert hot.recall(hot.patterns_[0]).pattern[0] == -1
+    # a few sweeps do not leave a metastable state
+    xi = rng.choice([-1, 1], size=(100, 500))
+    with pytest.warns(UserWarning):
+        short = HopfieldNetwork(T=0.6, sweeps=4).fit(xi).recall(xi[:10])
+    assert not short.converged.all()
 
 
 def test_sampler_traces_and_bars() -> None:
@@ -214,6 +229,9 @@ def test_sampler_traces_and_bars() -> None:
         (lambda: GlauberSampler(np.zeros((3, 3))).run(np.ones(3), -1.0), "T must"),
         (lambda: GlauberSampler(np.zeros((3, 3))).run(np.ones(4), 1.0), "3 spins"),
         (lambda: GlauberSampler(np.zeros((3, 3))).run(np.ones(3), 1.0, 10, warmup=10), "warmup"),
+        (lambda: GlauberSampler(np.zeros((3, 3)), np.ones(2)), "field"),
+        (lambda: GlauberSampler(np.zeros((3, 3))).run(np.ones(3), 1.0, threads=0), "threads"),
+        (lambda: HopfieldNetwork().fit(np.ones((1, 8))).recall(np.ones(7)), "x must be cues"),
         (lambda: tap(np.eye(3), np.ones(3), 0.0, []), "T must"),
         (lambda: tap(np.eye(3), 2 * np.ones(3), 1.0, []), "x0"),
     ],
@@ -226,3 +244,9 @@ def test_bad_input_is_named(call, word: str) -> None:
 def test_theory_says_where_it_does_not_hold() -> None:
     assert theory(Params())["overlap"].status == "ok"
     assert theory(Params(load=0.2))["overlap"].status == "no retrieval state"
+
+
+@pytest.mark.parametrize(("alpha", "T"), [("a", 0.1), (np.array([0.1, 0.2]), 0.1), (0.1, [0.1])])
+def test_one_load_and_one_temperature_at_a_time(alpha, T) -> None:
+    with pytest.raises(TypeError, match="one number"):
+        hopfield_theory(alpha, T)

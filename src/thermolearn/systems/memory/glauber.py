@@ -113,8 +113,10 @@ class GlauberSampler:
         if asymmetry > 1e-6 * largest:
             raise ValueError("J is not symmetric; heat-bath dynamics needs J = J.T")
         n = len(self.J)
-        external = np.broadcast_to(np.asarray(field, dtype=kind), (n,))
-        self.field = np.ascontiguousarray(external)
+        external = np.asarray(field, dtype=kind)
+        if external.shape not in ((), (n,)):
+            raise ValueError(f"field must be one number or {n}, got shape {external.shape}")
+        self.field = np.ascontiguousarray(np.broadcast_to(external, (n,)))
         if not np.isfinite(self.field).all():
             raise ValueError("field holds a NaN or an infinity")
 
@@ -157,6 +159,8 @@ class GlauberSampler:
         skipped = sweeps // 4 if warmup is None else warmup
         if not 0 <= skipped < sweeps:
             raise ValueError(f"warmup must lie in [0, sweeps), got {skipped} of {sweeps}")
+        if isinstance(threads, bool) or int(threads) != threads or threads < 1:
+            raise ValueError(f"threads must be an integer >= 1, got {threads!r}")
         patterns = self._patterns(observe)
         children = np.random.SeedSequence(seed).spawn(len(starts))
 
@@ -171,7 +175,7 @@ class GlauberSampler:
                 np.random.default_rng(child),
             )
 
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             results = list(pool.map(chain, starts, children))
         made = np.array([r[0] for r in results])
         energy = np.stack([r[1] for r in results]) / len(self.J)
@@ -193,7 +197,7 @@ class GlauberSampler:
         given = np.atleast_2d(np.asarray(sigma0))
         if given.ndim != 2 or given.shape[1] != len(self.J):
             raise ValueError(f"sigma0 must have {len(self.J)} spins per chain, got {given.shape}")
-        if not np.isin(given, (-1, 1)).all():
+        if not is_signs(given):
             raise ValueError("sigma0 must consist of -1 and +1")
         return np.array(given, dtype=np.int8, order="C")
 
@@ -204,6 +208,11 @@ class GlauberSampler:
         if patterns.shape[1] != len(self.J):
             raise ValueError(f"observe must have shape (P, {len(self.J)}), got {patterns.shape}")
         return np.ascontiguousarray(patterns)
+
+
+def is_signs(x: np.ndarray) -> bool:
+    """Whether an array consists of -1 and +1."""
+    return x.dtype.kind in "iuf" and bool((np.abs(x) == 1).all())
 
 
 def _schedule(T: float | Sequence[float] | np.ndarray, sweeps: int) -> np.ndarray:

@@ -186,6 +186,8 @@ class RSAssociative:
         ConvergenceError
             The equations are not solved to 1e-9.
         """
+        if not isinstance(T, (int, float, np.number)):
+            raise TypeError(f"T must be one number, not {type(T).__name__}")
         if not (math.isfinite(T) and T >= 0):
             raise ValueError(f"T must be finite and >= 0, got {T!r}")
         if branch not in ("retrieval", "spin_glass"):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.systems.memory.glauber import GlauberSampler
+from thermolearn.systems.memory.glauber import GlauberSampler, is_signs
+from thermolearn.systems.memory.hopfield.theory import hopfield_theory
+
+# An overlap above the remanent one of failed retrieval; the drift that an average may still have.
+RECALLED, DRIFT = 0.7, 0.1
 
 
 def hebb(patterns: ArrayLike) -> np.ndarray:
@@ -27,7 +32,7 @@ def hebb(patterns: ArrayLike) -> np.ndarray:
     xi = np.asarray(patterns)
     if xi.ndim != 2 or 0 in xi.shape:
         raise ValueError(f"patterns must have shape (K, N) with K, N >= 1, got {xi.shape}")
-    if not np.isin(xi, (-1, 1)).all():
+    if not is_signs(xi):
         raise ValueError(
             "patterns must consist of -1 and +1; binarize first, e.g. np.sign(x - median)"
         )
@@ -49,10 +54,12 @@ class Recall:
     overlaps : float64 (cues, K)
         With every stored pattern, of the final states (T = 0) or of the mean spins (T > 0).
     pattern : int (cues,)
-        The pattern of largest |overlap|.
+        The pattern recalled, the one of largest |overlap|; -1 where that is below 0.7, which is
+        more than failed retrieval leaves behind.
     sweeps : int (cues,)
     converged : bool (cues,)
-        At T = 0: a fixed point was reached.
+        At T = 0: a fixed point was reached. At T > 0: no overlap changed by more than 0.1 between
+        the first and the second half of the sweeps averaged over.
     """
 
     states: np.ndarray
@@ -98,10 +105,24 @@ class HopfieldNetwork:
         self.T, self.sweeps, self.random_state = T, sweeps, random_state
 
     def fit(self, patterns: ArrayLike) -> HopfieldNetwork:
-        """Store patterns (K, N) of +-1; returns self."""
+        """Store patterns (K, N) of +-1; returns self.
+
+        Warns
+        -----
+        UserWarning
+            The load is above capacity, or T above the end of retrieval at this load.
+        """
         self.couplings_ = hebb(patterns)
         self.patterns_ = np.asarray(patterns, dtype=np.int8)
         self.load_ = len(self.patterns_) / self.patterns_.shape[1]
+        state = hopfield_theory(self.load_, self.T)
+        if state.branch != "retrieval":
+            warnings.warn(
+                f"at load K / N = {self.load_:.3g} and T = {self.T:g} large networks recall no "
+                "random pattern: store fewer, or lower T",
+                UserWarning,
+                stacklevel=2,
+            )
         return self
 
     def recall(self, x: ArrayLike, threads: int = 1) -> Recall:
@@ -114,14 +135,24 @@ class HopfieldNetwork:
         """
         if not hasattr(self, "couplings_"):
             raise ValueError("the network stores nothing yet: call fit(patterns) first")
-        run = GlauberSampler(self.couplings_).run(
-            x, self.T, self.sweeps, self.random_state, threads=threads
-        )
-        mean = run.spins.astype(np.float64) if self.T == 0 else run.mean_spins
-        overlaps = mean @ self.patterns_.T.astype(np.float64) / mean.shape[1]
+        cues = np.atleast_2d(np.asarray(x))
+        if cues.ndim != 2 or cues.shape[1] != len(self.couplings_) or not is_signs(cues):
+            raise ValueError(f"x must be cues of {len(self.couplings_)} spins -1 or +1 each")
+        sampler = GlauberSampler(self.couplings_)
+        patterns = self.patterns_.T.astype(np.float64) / len(self.couplings_)
+        run = sampler.run(cues, self.T, self.sweeps, self.random_state, threads=threads)
+        if self.T == 0:
+            mean, converged = run.spins.astype(np.float64), run.converged
+        else:
+            again = (self.random_state, 1)
+            more = sampler.run(run.spins, self.T, self.sweeps, again, warmup=0, threads=threads)
+            drift = np.abs((run.mean_spins - more.mean_spins) @ patterns)
+            mean, converged = (run.mean_spins + more.mean_spins) / 2, drift.max(1) < DRIFT
+        overlaps = mean @ patterns
+        best = np.abs(overlaps).argmax(1)
+        recalled = np.abs(overlaps).max(1) >= RECALLED
         states = np.where(mean > 0, 1, -1).astype(np.int8)
-        pattern = np.abs(overlaps).argmax(1)
-        return Recall(states, overlaps, pattern, run.sweeps, run.converged)
+        return Recall(states, overlaps, np.where(recalled, best, -1), run.sweeps, converged)
 
 
 def sampled_overlaps(

@@ -257,6 +257,11 @@ def _upper_end(engine: RSAssociative, state: RSState) -> Estimate:
 
 
 def _engine(alpha: float) -> RSAssociative:
+    if not isinstance(alpha, (int, float, np.number)):
+        raise TypeError(
+            f"alpha must be one number, not {type(alpha).__name__}; for several loads see "
+            "hopfield_phase_diagram and hopfield_map"
+        )
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha must be a finite load > 0, got {alpha!r}")
     return RSAssociative([(alpha, 1.0)])
