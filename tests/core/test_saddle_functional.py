@@ -1,6 +1,7 @@
 """Gaussian averages with torch, and free energies that break the rules."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from saddle_models import curie_weiss, hopfield, sherrington_kirkpatrick
 from scipy import special
 
+from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.gaussian import gauss_nodes
 from thermolearn.core.saddle_point import SaddlePoint, gauss_average, log2cosh
 
@@ -252,3 +254,23 @@ def test_glass_solutions_satisfy_their_equation(q, T):
         x = float(state.q)
         mean = gauss_average(lambda z: torch.tanh(math.sqrt(x) * z / T) ** 2)
         assert float(mean) == pytest.approx(x, abs=1e-12)
+
+
+def test_a_variable_that_does_nothing_is_degenerate() -> None:
+    state = SaddlePoint(lambda m, *, T: 0 * m, {"m": (-1, 1)}).solve(0.3, T=0.5)
+    assert state.status == "degenerate" and state.order_parameters["m"].stderr == 2.0
+    idle = SaddlePoint(lambda m, x, *, T: (m - T) ** 2 + 0 * x, {"m": None, "x": (0, 1)})
+    assert idle.solve({"m": 0.1, "x": 0.5}, T=0.5).status == "degenerate"
+
+
+def test_numpy_inside_the_functional_is_named() -> None:
+    f = SaddlePoint(lambda m, *, T: m * m / 2 - T * np.log(2 * np.cosh(m / T)), {"m": (-1, 1)})
+    with pytest.raises(TypeError, match="numpy function"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        f.solve({"m": 0.5}, T=0.5)
+
+
+def test_a_functional_that_is_nowhere_finite_is_named() -> None:
+    f = SaddlePoint(lambda m, *, T: m * m / 2 - T * torch.log(torch.cosh(m / T)), {"m": (-1, 1)})
+    with pytest.raises(ConvergenceError, match="not finite at any"):
+        f.branches(T=0.0)

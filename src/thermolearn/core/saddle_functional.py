@@ -207,7 +207,14 @@ class Functional:
         arguments |= dict(zip(self.names, y.unbind(), strict=False))
         if parameter is not None:
             arguments[parameter] = y[-1]
-        f = self.function(**arguments)
+        try:
+            f = self.function(**arguments)
+        except RuntimeError as error:
+            if "numpy()" not in str(error):
+                raise
+            raise TypeError(
+                "free_energy calls a numpy function, which cuts the derivative: use that of torch"
+            ) from error
         if not isinstance(f, torch.Tensor):
             raise TypeError(
                 f"free_energy returned {type(f).__name__}: return a torch tensor made by torch "

@@ -183,13 +183,15 @@ def error_bound(
             lipschitz = float(np.linalg.norm(inverse @ change, 2)) / abs(delta)
             break
     h = lipschitz * float(np.linalg.norm(correction))
+    flat = float(np.abs(values).min()) <= EPS * max(size, abs(here.value))
     room = np.minimum(x - functional.lower, functional.upper - x)
     if border.any():
         return np.where(border, 2 * room, scale * correction * 2), "border"
-    if h < 0.5:
+    if h < 0.5 and not flat:
         return scale * correction * 2 / (1 + math.sqrt(1 - 2 * h)), "ok"
     double = np.sqrt(2 * correction / max(lipschitz, EPS))
-    return scale * np.maximum(4 * correction, double), "degenerate"
+    # where f does not depend on a variable at all, nothing is known of it
+    return scale * np.minimum(np.maximum(4 * correction, double), 1.0), "degenerate"
 
 
 def stable_signature(

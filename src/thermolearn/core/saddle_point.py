@@ -192,6 +192,11 @@ class SaddlePoint:
             raise ValueError("branches needs at least one start: give starts or n_starts > 0")
         points = [self._start(s) for s in starts or ()]
         points += self.functional.random_starts(n_starts, seed, values)
+        if not points:
+            raise ConvergenceError(
+                f"free_energy is not finite at any of {8 * n_starts} points of the domain: check "
+                f"the control parameters {values}"
+            )
         found: list[SaddleState] = []
         failed = 0
         for x in points:
@@ -330,7 +335,7 @@ class SaddlePoint:
                 raise ValueError(f"start must give every order parameter of {names}: {wrong}")
             numbers = [float(start[k]) for k in names]
         else:
-            numbers = [float(v) for v in start]
+            numbers = [float(v) for v in np.atleast_1d(np.asarray(start, dtype=np.float64))]
         if len(numbers) != len(names):
             raise ValueError(f"start has {len(numbers)} values for {names}")
         x = np.array(numbers)
