@@ -16,6 +16,7 @@ from thermolearn.systems.memory.decimation import (
     SymmetricFactorisation,
     acceptance_energy,
     decimation_theory,
+    estimate_rank,
     factorization_error,
     match_columns,
 )
@@ -101,6 +102,133 @@ def test_search_that_fails_says_which_columns():
     assert model.residual_ - 0.02 > 10 * model.delta_.stderr
 
 
+@pytest.mark.parametrize("delta", [None, 0.1])
+@pytest.mark.parametrize("rank", [8, 14])
+def test_rank_too_low_is_told(rank: int, delta: float | None):
+    _, Y = SymmetricFactorisation(300, 0.05, 0.1).sample(0)  # 15 columns
+    model = Decimator(delta=delta, max_restart=20, random_state=0)
+    with pytest.warns(SamplerWarning, match=f"found a state of energy.*rank = {rank} is too low"):
+        model.fit(Y, rank)
+    assert model.accepted_.all() and not model.converged_
+    left = model.columns_left_
+    assert 0.7 * (15 - rank) < float(left) < 15 - rank + 4 * left.stderr
+    assert model.factors_.shape == (300, rank)
+
+
+def test_delta_too_low_is_told():
+    _, Y = SymmetricFactorisation(300, 0.03, 0.1).sample(0)
+    with pytest.warns(SamplerWarning, match=r"above delta = 0.08: either delta is too low"):
+        assert not Decimator(delta=0.08).fit(Y, 9).converged_
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Decimator(delta=0.1).fit(Y, 9).converged_
+
+
+RANKS = [
+    (100, 3, 0.1),
+    (300, 6, 0.15),
+    (200, 10, 0.05),
+    (300, 1, 0.1),
+    (300, 9, 0.1),
+    (400, 8, 0.0),
+]
+
+
+@pytest.mark.parametrize(("n", "rank", "delta"), RANKS)
+def test_rank_is_found(n: int, rank: int, delta: float):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(2):
+            X, Y = SymmetricFactorisation(n, rank / n, delta).sample(seed)
+            model = Decimator(random_state=seed).fit(Y)
+            assert model.rank_ == rank and model.factors_.shape == (n, rank)
+            assert model.converged_ and model.accepted_.all()
+            assert match_columns(X, model.factors_).overlaps.min() > 0.8
+            assert abs(float(model.columns_left_)) < 0.5
+            assert abs(float(model.delta_) - delta) <= 4 * model.delta_.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "rank", "delta"), [(300, 15, 0.1), (600, 18, 0.1), (600, 30, 0.05)])
+def test_rank_is_found_next_to_the_glass(n: int, rank: int, delta: float):
+    for seed in range(1 if rank == 30 else 3):
+        X, Y = SymmetricFactorisation(n, rank / n, delta).sample(seed)
+        model = Decimator(random_state=seed).fit(Y)
+        assert model.rank_ == rank and model.converged_
+        assert match_columns(X, model.factors_).overlaps.min() > 0.9
+
+
+@pytest.mark.parametrize(("n", "delta"), [(100, 0.1), (100, 0.3), (300, 0.4)])
+def test_pure_noise_has_no_columns(n: int, delta: float):
+    rng = np.random.default_rng(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(4):
+            Z = rng.standard_normal((n, n))
+            model = Decimator(random_state=seed).fit(math.sqrt(delta / 2) * (Z + Z.T))
+            assert model.rank_ == 0 and model.factors_.shape == (n, 0) and model.converged_
+    assert (model.reconstruct() == 0).all()
+
+
+def test_noise_beyond_retrieval_gives_no_verdict():
+    Z = np.random.default_rng(0).standard_normal((200, 200))
+    with pytest.warns(SamplerWarning, match="no retrieval state"):
+        model = Decimator().fit((Z + Z.T) / math.sqrt(2))
+    assert model.rank_ == 0 and not model.converged_
+
+
+def test_max_rank_that_is_reached_is_told():
+    _, Y = SymmetricFactorisation(300, 0.03, 0.1).sample(0)
+    with pytest.warns(SamplerWarning, match="max_rank = 6 is too low"):
+        model = Decimator(max_rank=6).fit(Y)
+    assert model.rank_ == 6 and not model.converged_
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Decimator(max_rank=9).fit(Y).converged_
+
+
+def test_search_that_ends_too_early_is_told():
+    _, Y = SymmetricFactorisation(300, 0.03, 0.1).sample(0)
+    with pytest.warns(SamplerWarning, match="ended too early, at 0 columns"):
+        model = Decimator(threshold=-0.9, max_restart=1).fit(Y)
+    assert model.rank_ == 0 and not model.converged_
+    assert abs(float(model.columns_left_) - 9) < 4 * model.columns_left_.stderr
+
+
+def test_mean_spins_leave_no_column_either():
+    _, Y = SymmetricFactorisation(400, 0.02, 0.2).sample(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Decimator(T=0.3, delta=0.2).fit(Y)
+    assert model.rank_ == 8 and model.converged_
+    assert model.residual_ < 0.2  # mean spins lean on the noise
+
+
+@pytest.mark.parametrize(
+    ("n", "rank", "delta"), [(300, 15, 0.1), (300, 30, 0.02), (150, 3, 0.5), (200, 0, 0.3)]
+)
+def test_third_moment_counts_columns_with_its_error(n: int, rank: int, delta: float):
+    rng, z = np.random.default_rng(0), []
+    for _ in range(60):
+        X = rng.choice([-1.0, 1.0], (n, rank))
+        Z = rng.standard_normal((n, n))
+        Y = X @ X.T / math.sqrt(n) + math.sqrt(delta / 2) * (Z + Z.T)
+        count = estimate_rank(Y)
+        z.append((float(count) - rank) / count.stderr)
+    assert abs(np.mean(z)) < 4 / math.sqrt(60)
+    assert 0.65 < np.std(z) < 1.35
+
+
+def test_third_moment_is_the_sum_over_triangles():
+    Y = np.random.default_rng(0).standard_normal((7, 7))
+    Y = Y + Y.T
+    triangles = (Y[i, j] * Y[j, k] * Y[k, i] for i, j, k in itertools.combinations(range(7), 3))
+    exact = 6 * sum(triangles) / 7**1.5 / (6 / 7) / (5 / 7)
+    assert float(estimate_rank(Y)) == pytest.approx(exact, rel=1e-12)
+    with pytest.raises(ValueError, match="3 rows"):
+        estimate_rank(Y[:2, :2])
+
+
 def test_warning_names_column_and_gap():
     _, Y = SymmetricFactorisation(100, 0.03, 0.1).sample(0)
     model = Decimator(threshold=-0.9, max_restart=1, random_state=0)
@@ -116,7 +244,8 @@ def test_noise_is_estimated_with_its_error():
     z = []
     for seed in range(12):
         _, Y = SymmetricFactorisation(200, 0.05, 0.2).sample(seed)
-        delta = Decimator()._noise(_off_diagonal(Y), 10)
+        variance = (_off_diagonal(Y) ** 2).sum() / 199
+        delta = Decimator()._noise(variance, 200, 10)
         z.append((float(delta) - 0.2) / delta.stderr)
     assert abs(np.mean(z)) < 4 / math.sqrt(12)
     assert 0.4 < np.std(z) < 1.8
@@ -170,8 +299,10 @@ def test_planted_start():
     model = Decimator().fit(Y, 12, start=X)
     overlaps = (X * model.factors_).mean(0)
     assert overlaps.min() > 0.97 and (model.restarts_ == 0).all()
-    with pytest.raises(ValueError, match="start"):
-        Decimator().fit(Y, 12, start=X[:, :5])
+    assert Decimator().fit(Y, start=X).rank_ == 12
+    for wrong in (X[:, :5], X[:5], X[:, 0], 2 * X):
+        with pytest.raises(ValueError, match="start"):
+            Decimator().fit(Y, 12, start=wrong)
 
 
 def test_interrupt_keeps_what_was_found(monkeypatch):
@@ -245,6 +376,13 @@ def test_bad_input_is_named():
         "delta": {"delta": -0.1},
         "T must": {"T": -1.0},
         "max_restart": {"max_restart": -1},
+        "max_restart must": {"max_restart": 2.5},
+        "max_rank": {"max_rank": 0},
+        "max_rank must": {"max_rank": 60},
+        "random_state": {"random_state": None},
+        "T must be": {"T": "0"},
+        "sweeps must": {"sweeps": 300.5},
+        "delta must": {"delta": "0.1"},
         "average": {"average": "amp"},
         "sweeps": {"sweeps": 2},
         "threshold": {"threshold": "energy"},

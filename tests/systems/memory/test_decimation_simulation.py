@@ -144,7 +144,7 @@ def test_energy_before_the_first_column_is_taken_off():
 
 @pytest.mark.slow
 def test_later_energies_lean_on_the_columns_taken_off():
-    # what the docstring of `energy` says theory leaves out, 0.002 at the end
+    # what the docstring of `energy` says theory leaves out, 0.0027 at the end
     n, rank = 600, 18
     theory = decimation_theory(0.03, 0.1, 0.2, steps=18)
     middle = (np.arange(rank) + 0.5) / rank
@@ -201,6 +201,14 @@ def test_bad_input_is_named():
     }.items():
         with pytest.raises(ValueError, match=name):
             Params(**{name: value})
+    for name in ("n_spins", "sweeps"):
+        for value in (400.5, 400.0, "400", True, None):
+            with pytest.raises(ValueError, match=name):
+                Params(**{name: value})
+    for name in ("load", "delta", "temperature"):
+        for value in ("0.1", None, math.nan, True):
+            with pytest.raises(ValueError, match=name):
+                Params(**{name: value})
     with pytest.raises(ValueError, match="4 columns"):
         Params(load=0.005)
     for arguments, name in (

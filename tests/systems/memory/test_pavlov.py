@@ -132,6 +132,106 @@ def test_theory_limits():
     assert PavlovHebb(h=0.5).theory().slope.status == "stimulus too weak"
 
 
+# -- neurons that the stimulus does not saturate ---------------------------------------------
+UNSATURATED = [
+    (1.0, 1.05, 60.0),
+    pytest.param(0.5, 1.5, 60.0, marks=pytest.mark.slow),
+    pytest.param(1.0, 1.3, 200.0, marks=pytest.mark.slow),
+]
+
+
+def orthogonal_patterns(k, copies):
+    """All 2^(k-1) columns that start with +1, each `copies` times: no overlaps, no 1/N."""
+    signs = np.array(np.meshgrid(*[[1.0, -1.0]] * k, indexing="ij")).reshape(k, -1)
+    return np.tile(signs[:, : 2 ** (k - 1)], (1, copies))
+
+
+def filter_alone(network):
+    """Slope of the linear filter, with the neurons in the mean field of the Hebb matrix."""
+    s = network.theory().activity
+    u = (1 - network.dt / network.tau) ** np.arange(network.steps)
+    e = 1 - network.dt / network.tau_syn
+    weight = e ** np.arange(network.steps)[::-1]
+    d = weight @ (u * (1 - u)) / weight.sum()
+    return network.gamma * s**2 * (1 - 2 * d * (1 - 1 / network.K))
+
+
+@pytest.mark.parametrize(("beta", "h", "tau_syn"), UNSATURATED)
+def test_unsaturated_neurons_in_random_order(beta, h, tau_syn):
+    xi = orthogonal_patterns(4, 2)  # exact at any N: no overlaps
+    network = PavlovHebb(N=16, K=4, beta=beta, h=h, tau_syn=tau_syn, T_present=20.0)
+    run = network.run(200 * tau_syn, seeds=range(24), patterns=xi)
+    many = replace(network, N=10**9).theory()
+    assert many.slope.status == "ok"
+    assert 0 < many.slope.stderr < 5e-4
+    error = math.hypot(run.slope.stderr, many.slope.stderr)
+    assert error < 1.2e-3
+    assert abs(run.slope.value - many.slope.value) < 4 * error
+    assert abs(run.slope.value - filter_alone(network)) > 5 * error  # what it would be without
+    classes, variance = run.variance_by_coupling()
+    inside = classes < 1
+    error = np.hypot(variance.stderr, many.variance.stderr)[inside]
+    assert (np.abs(variance.value - many.variance.value)[inside] < 4 * error).all()
+    assert (error < 0.05 * many.variance.value[inside]).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_unsaturated_neurons_in_cyclic_order(k):
+    """A limit cycle on both sides: no sampling error; what K > 2 leaves out is small."""
+    network = PavlovHebb(
+        N=2 ** (k - 1) * 2, K=k, beta=1.0, h=1.2, tau_syn=60.0, T_present=24.0, order="cyclic"
+    )
+    xi = orthogonal_patterns(k, 2)
+    cycles = math.ceil(20 * 60 / (24 * k)) * k
+    run = network.run(24.0 * (cycles + 2 * k), patterns=xi, warmup=24.0 * cycles)
+    many = replace(network, N=10**9).theory()
+    assert float(run.slope) == pytest.approx(float(many.slope), rel=2e-4)
+    assert abs(run.slope.value - many.slope.value) < many.slope.stderr + 1e-7
+    if k > 1:
+        classes, variance = run.variance_by_coupling()
+        assert variance.value[classes < 1] == pytest.approx(
+            many.variance.value[classes < 1], rel=0.02
+        )
+
+
+def test_size_term_bounds_what_overlaps_do():
+    network = PavlovHebb(N=30, K=4, beta=1.0, h=1.05, tau_syn=60.0, T_present=20.0)
+    few, many = network.theory().slope, replace(network, N=10**6).theory().slope
+    assert few.value == many.value
+    assert few.status == "neurons not saturated"
+    run = network.run(6000.0, seeds=range(32))
+    assert 0.3 * few.stderr < run.slope.value - few.value < few.stderr + 4 * run.slope.stderr
+    # saturated: no status, and the error bar of what is neglected
+    default = PavlovHebb().theory().slope
+    assert default.status == "ok"
+    assert 0 < default.stderr < 1e-3
+
+
+def test_neglected_terms_are_told():
+    slow = {"T_present": 50.0, "tau_syn": 1e5, "dt": 0.01}  # too long for the correction
+    found = PavlovHebb(K=4, beta=0.5, h=1.5, N=10**6, **slow).theory().slope
+    assert found.status == "neurons not saturated"
+    assert found.stderr > 5e-3 * found.value
+    with pytest.warns(UserWarning, match="below 5 tau"):
+        short = PavlovHebb(K=4, beta=1.0, h=1.3, N=10**6, T_present=2.0, tau_syn=60.0)
+    assert short.theory().slope.status == "neurons not settled"
+
+
+def test_slope_in_continuous_time():
+    coarse, fine, finest = (PavlovHebb(T_present=20.0, dt=dt).theory() for dt in (0.2, 0.02, 0.002))
+    for prediction, known in ((coarse, 0.96760), (fine, 0.96396)):
+        assert float(prediction.slope) == pytest.approx(known, abs=1e-5)
+        limit = float(prediction.slope_continuous)
+        assert limit == pytest.approx(0.96360, abs=1e-5)
+        assert limit == pytest.approx(float(finest.slope), abs=5e-5)
+        assert f"(slope {limit:.5f} in continuous time)" in prediction.slope.note
+    cyclic = {"beta": 1.0, "h": 1.05, "tau_syn": 60.0, "T_present": 20.0, "order": "cyclic"}
+    rough, smooth = (PavlovHebb(N=10**9, dt=dt, **cyclic).theory() for dt in (0.2, 0.005))
+    apart = abs(float(rough.slope) - float(smooth.slope))
+    missed = abs(float(rough.slope_continuous) - float(smooth.slope_continuous))
+    assert missed < 0.01 * apart
+
+
 # -- simulated Hebbian network, against theory and the known numbers --------------------------
 @pytest.fixture(scope="module")
 def reference_run():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thermolearn.systems.memory.decimation.counting import estimate_rank
 from thermolearn.systems.memory.decimation.decimator import Decimator
 from thermolearn.systems.memory.decimation.figure import figure
 from thermolearn.systems.memory.decimation.problem import (
@@ -65,6 +66,7 @@ __all__ = [
     "critical_noise",
     "decimation_theory",
     "eigenvalue_density",
+    "estimate_rank",
     "factorization_error",
     "figure",
     "match_columns",

@@ -1,8 +1,8 @@
 """Factorization of a given symmetric matrix: annealing finds a column, decimation takes it off.
 
 References: Camilli, Mezard, arXiv:2212.02105 (decimation) and arXiv:2307.16564 (search of ground
-states). The annealing schedule, the threshold and the second look at every column at the end are
-this library's choice.
+states). The annealing schedule, the threshold, the second look at every column at the end and the
+count of the columns that are left are this library's choice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,33 +17,20 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from thermolearn.core.errors import ConvergenceError, SamplerWarning
+from thermolearn.core.errors import SamplerWarning
 from thermolearn.core.estimate import Estimate
-from thermolearn.core.progress import track
-from thermolearn.systems.memory.decimation.problem import check_delta, couplings
-from thermolearn.systems.memory.decimation.theory import acceptance_energy, decimation_theory
-from thermolearn.systems.memory.glauber import GlauberSampler
-from thermolearn.systems.memory.tap import tap
+from thermolearn.systems.memory.decimation.counting import count_columns, exceeds
+from thermolearn.systems.memory.decimation.problem import (
+    check_delta,
+    check_integer,
+    check_number,
+    couplings,
+)
+from thermolearn.systems.memory.decimation.search import Reaction, Search
+from thermolearn.systems.memory.decimation.theory import acceptance_energy
 
 HOTTEST = 1.2
-DESCENT = 200
 CAPACITY = 0.138
-ROUNDS = 3
-
-
-@dataclass
-class _Column:
-    """A column as far as it was found: its estimate and the state of lowest energy behind it."""
-
-    eta: np.ndarray
-    state: np.ndarray
-    energy: float
-    restarts: int
-    threshold: float
-
-    @property
-    def accepted(self) -> bool:
-        return self.energy < self.threshold
 
 
 class Decimator(BaseEstimator):
@@ -72,6 +58,9 @@ class Decimator(BaseEstimator):
     delta : float, optional
         Variance of the noise, for the threshold. By default the mean square of Y off the diagonal
         minus P / N, which holds for columns of independent signs.
+    max_rank : int, optional
+        Most columns to be searched where `fit` is not told the rank; by default the storage
+        capacity 0.138 N.
     average : "sweeps" or "tap"
         For T > 0: time average of the heat bath, or fixed point of the TAP equations (one product
         with J per iteration; where it does not converge the time average is taken, with a
@@ -89,7 +78,7 @@ class Decimator(BaseEstimator):
         Energy per spin of the T = 0 state of each, zero diagonal, all other columns taken off.
     accepted_ : bool array (P,)
         Energy below the threshold. Where False the column is the best that was seen, a guess that
-        may also have spoiled others; a warning names it.
+        may also have spoiled others; a warning names it. All True where the rank was not given.
     restarts_ : int array (P,)
         Annealings beyond the first, those of the last rounds included.
     thresholds_ : array (P,)
@@ -97,11 +86,16 @@ class Decimator(BaseEstimator):
     delta_ : Estimate
         Given, or estimated with its error.
     residual_ : float
-        Mean square of Y - sum x x^T / sqrt(N) off the diagonal; near delta if all columns are
-        right.
+        Mean square of Y - sum x x^T / sqrt(N) off the diagonal. A check only if delta is given:
+        the estimated delta follows it even if columns are wrong.
+    columns_left_ : Estimate
+        Columns still in Y by the third moment, see `estimate_rank`, once the T = 0 states of all
+        that were found are taken off; near 0 if these are right and no more are left.
     converged_ : bool
-        All columns were accepted.
+        All columns were accepted and nothing says that more are left: neither a last search, nor
+        columns_left_, nor, if delta is given, the residual. What does is told in a warning.
     rank_ : int
+        Given, or the number of columns found.
 
     Notes
     -----
@@ -126,6 +120,7 @@ class Decimator(BaseEstimator):
         average: Literal["sweeps", "tap"] = "sweeps",
         sweeps: int = 300,
         random_state: int = 0,
+        max_rank: int | None = None,
     ):
         self.T = T
         self.schedule = schedule
@@ -135,19 +130,23 @@ class Decimator(BaseEstimator):
         self.average = average
         self.sweeps = sweeps
         self.random_state = random_state
+        self.max_rank = max_rank
 
-    def fit(self, Y: ArrayLike, rank: int, start: ArrayLike | None = None) -> Decimator:
-        """Find `rank` columns.
+    def fit(
+        self, Y: ArrayLike, rank: int | None = None, start: ArrayLike | None = None
+    ) -> Decimator:
+        """Find `rank` columns, or as many as there are.
 
         Parameters
         ----------
         Y : array (N, N)
             Symmetric; its diagonal is not used.
-        rank : int
-            P, from 1 to N - 1.
+        rank : int, optional
+            P, from 1 to N - 1. By default as many as `estimate_rank` gives are searched,
+            those that are not accepted are put back, and the search goes on until it accepts none.
         start : array (N, P), optional
             States of +-1 from which each column descends instead of a search: an experiment with
-            an informed start, or columns to be improved. No restarts.
+            an informed start, or columns to be improved. No restarts; sets the rank.
 
         Raises
         ------
@@ -158,32 +157,34 @@ class Decimator(BaseEstimator):
         -----
         SamplerWarning
             Above the storage capacity or where theory has no retrieval state; a rank that the
-            variance of Y does not allow; columns that were not accepted.
+            variance of Y does not allow; columns that were not accepted; columns left in Y.
         """
         J = couplings(Y)
-        temperatures = self._check(len(J), rank)
-        begin = None if start is None else _check_start(start, len(J), rank)
+        n = len(J)
+        begin = None if start is None else _check_start(start, n, rank)
+        if begin is not None:
+            rank = begin.shape[1]
+        temperatures = self._check(n, rank)
         np.fill_diagonal(J, 0.0)
-        self.delta_ = self._noise(J, rank)
-        levels = self._levels(len(J), rank, float(self.delta_))
-        self._reaction = _Reaction(rank, len(J), float(self.delta_), self.T, self.average)
-        columns: list[_Column] = []
-        # separate streams: the search of a column does not depend on how the last one went
-        streams = np.random.SeedSequence(self.random_state).spawn(rank * (ROUNDS + 1))
-        rngs = [np.random.default_rng(stream) for stream in streams]
+        variance, content = float((J * J).sum()) / (n - 1), _content(J, rank)
+        self.delta_ = self._noise(variance, n, content)
+        delta = float(self.delta_)
+        limit = rank or min(self.max_rank or max(int(CAPACITY * n), 1), n - 1)
+        levels = self._levels(n, limit, content, delta)
+        wanted = self.T > 0 and self.average == "tap"
+        reaction = Reaction(content, n, delta, self.T) if wanted else None
+        search = Search(J, levels, temperatures, self.T, self.sweeps, reaction, self.random_state)
         try:
-            for index in track(range(rank), "decimation", rank):
-                state = None if begin is None else begin[:, index]
-                level = float(levels[sum(c.accepted for c in columns)])
-                column = self._find(J, temperatures, rngs[index], state, index, level)
-                columns.append(column)
-                _take_off(J, column.eta)
-            if begin is None and np.isfinite(levels).all():
-                self._retry(J, temperatures, columns, rngs[rank:], levels)
-            _recheck(J, columns, levels)
+            if rank is None:
+                search.of_any_rank(content, limit, self.max_restart + 1)
+            else:
+                search.of_rank(rank, self.max_restart + 1, begin)
         finally:
-            self._store(J, columns, rank)
+            self._store(search, rank)
+        if rank is None and self.delta is None:
+            self.delta_ = self._noise(variance, n, self.rank_)
         self._warn()
+        self._check_rest(search, rank, searched=begin is None)
         return self
 
     def reconstruct(self) -> np.ndarray:
@@ -191,101 +192,28 @@ class Decimator(BaseEstimator):
         check_is_fitted(self, "factors_")
         return self.factors_ @ self.factors_.T / math.sqrt(len(self.factors_))
 
-    # -- the search ----------------------------------------------------------------------------
-    def _find(
-        self,
-        J: np.ndarray,
-        temperatures: np.ndarray,
-        rng: np.random.Generator,
-        start: np.ndarray | None,
-        index: int,
-        threshold: float,
-    ) -> _Column:
-        """The first accepted state, or the best of all."""
-        sampler = GlauberSampler(J.astype(np.float32))
-        best, energy, restarts = np.empty(0), math.inf, 0
-        for attempt in range(1 if start is not None else self.max_restart + 1):
-            state = start
-            if state is None:
-                state = rng.choice(np.array([-1, 1], dtype=np.int8), len(J))
-                hot = sampler.run(
-                    state, temperatures, len(temperatures), seed=int(rng.integers(2**63))
-                )
-                state = hot.spins[0]
-            run = sampler.run(state, 0.0, DESCENT, seed=int(rng.integers(2**63)))
-            found = float(run.energy[0][np.isfinite(run.energy[0])][-1])
-            restarts = attempt
-            if found < energy:
-                best, energy = run.spins[0].astype(np.float64), found
-            if energy < threshold:
-                break
-        eta = best if self.T == 0 else self._mean_spins(J, sampler, best, rng, index)
-        return _Column(eta, best, energy, restarts, threshold)
-
-    def _mean_spins(
-        self,
-        J: np.ndarray,
-        sampler: GlauberSampler,
-        state: np.ndarray,
-        rng: np.random.Generator,
-        index: int,
-    ) -> np.ndarray:
-        if self.average == "tap":
-            try:
-                return self._reaction.mean_spins(J, state, index)
-            except ConvergenceError as error:
-                message = f"column {index}: TAP failed, its time average is taken instead ({error})"
-                warnings.warn(message, SamplerWarning, stacklevel=4)
-        return sampler.run(state, self.T, self.sweeps, seed=int(rng.integers(2**63))).mean_spins[0]
-
-    def _retry(
-        self,
-        J: np.ndarray,
-        temperatures: np.ndarray,
-        columns: list[_Column],
-        rngs: list[np.random.Generator],
-        levels: np.ndarray,
-    ) -> None:
-        """Search the columns without an accepted state again, all others taken off."""
-        rank = len(columns)
-        for number in range(ROUNDS):
-            _recheck(J, columns, levels)
-            failed = [k for k in range(rank) if not columns[k].accepted]
-            for k in track(failed, "columns that failed", len(failed)):
-                old = columns[k]
-                _take_off(J, old.eta, -1.0)
-                level = float(levels[sum(c.accepted for c in columns)])
-                rng = rngs[number * rank + k]
-                new = self._find(J, temperatures, rng, None, rank - 1, level)
-                better = new if new.accepted or new.energy < old.energy else old
-                better.restarts = old.restarts + new.restarts + 1
-                columns[k] = better
-                _take_off(J, better.eta)
-            if not any(columns[k].accepted for k in failed):
-                return
-
     # -- parameters and results ----------------------------------------------------------------
-    def _check(self, n: int, rank: int) -> np.ndarray:
+    def _check(self, n: int, rank: int | None) -> np.ndarray:
         """The temperatures of an annealing; ValueError for parameters out of range."""
-        if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank < n:
-            raise ValueError(f"rank must be an integer from 1 to N - 1 = {n - 1}, got {rank!r}")
-        if not (math.isfinite(self.T) and self.T >= 0):
-            raise ValueError(f"T must be finite and >= 0, got {self.T!r}")
-        if isinstance(self.max_restart, bool) or self.max_restart < 0:
-            raise ValueError(f"max_restart must be >= 0, got {self.max_restart!r}")
+        for name, value in {"rank": rank, "max_rank": self.max_rank}.items():
+            if value is not None and check_integer(name, value, 1) >= n:
+                raise ValueError(f"{name} must be at most N - 1 = {n - 1}, got {value!r}")
+        if check_number("T", self.T) < 0:
+            raise ValueError(f"T must be >= 0, got {self.T!r}")
+        check_integer("max_restart", self.max_restart, 0)
+        check_integer("random_state", self.random_state, 0)
+        check_integer("sweeps", self.sweeps, 20)
         if self.average not in ("sweeps", "tap"):
             raise ValueError(f'average must be "sweeps" or "tap", got {self.average!r}')
-        if self.sweeps < 20:
-            raise ValueError(f"sweeps must be at least 20, got {self.sweeps!r}")
-        if self.threshold != "theory" and not (
-            isinstance(self.threshold, (int, float)) and math.isfinite(self.threshold)
-        ):
-            raise ValueError(f'threshold must be "theory" or a number, got {self.threshold!r}')
+        if self.threshold != "theory":
+            if isinstance(self.threshold, str):
+                raise ValueError(f'threshold must be "theory" or a number, got {self.threshold!r}')
+            check_number("threshold", self.threshold)
         if self.delta is not None:
             check_delta(self.delta)
+        if isinstance(self.schedule, (int, np.integer)):
+            return np.linspace(HOTTEST, 0.0, check_integer("schedule", self.schedule, 2))
         schedule = np.asarray(self.schedule, dtype=np.float64)
-        if schedule.ndim == 0 and schedule == int(schedule) and schedule >= 2:
-            return np.linspace(HOTTEST, 0.0, int(schedule))
         if schedule.ndim != 1 or not len(schedule) or not (schedule >= 0).all():
             raise ValueError(
                 f"schedule must be a number of sweeps >= 2 or temperatures >= 0, got "
@@ -293,52 +221,93 @@ class Decimator(BaseEstimator):
             )
         return schedule
 
-    def _noise(self, J: np.ndarray, rank: int) -> Estimate:
+    def _noise(self, variance: float, n: int, columns: int) -> Estimate:
         """Delta, given or from the variance: E Y_ij^2 = P / N + Delta off the diagonal."""
         if self.delta is not None:
             return Estimate(float(self.delta))
-        n = len(J)
-        variance = float((J * J).sum()) / (n - 1)
-        value, stderr = variance - rank / n, 2 * variance / n
+        value, stderr = variance - columns / n, 2 * variance / n
         if value < -4 * stderr:
             warnings.warn(
                 f"the variance of Y off its diagonal, {variance:.4g}, is below rank / N = "
-                f"{rank / n:.4g}: fewer columns, or columns that are not of +-1",
+                f"{columns / n:.4g}: fewer columns, or columns that are not of +-1",
                 SamplerWarning,
                 stacklevel=3,
             )
         note = "mean square of Y off the diagonal minus rank / N"
         return Estimate(max(value, 0.0), stderr, note=note)
 
-    def _levels(self, n: int, rank: int, delta: float) -> np.ndarray:
+    def _levels(self, n: int, limit: int, content: int, delta: float) -> np.ndarray:
         """Thresholds by the number of columns accepted; -inf where theory has no retrieval."""
-        alpha = rank / n
+        alpha = content / n
         if alpha >= CAPACITY:
             message = f"above storage capacity: decimation cannot start (rank / N = {alpha:.3g})"
             warnings.warn(message, SamplerWarning, stacklevel=3)
         if self.threshold != "theory":
-            return np.full(rank + 1, float(self.threshold))
-        levels = np.array([acceptance_energy(k / n, delta, n) for k in range(rank, -1, -1)])
-        if math.isinf(levels[0]):
+            return np.full(limit + 1, float(self.threshold))
+        first = acceptance_energy(alpha, delta, n)
+        if math.isinf(first):
             if alpha < CAPACITY:
                 message = (
                     f"theory has no retrieval state at rank / N = {alpha:.3g}, delta = "
                     f"{delta:.3g}: decimation cannot start; no state will be accepted"
                 )
                 warnings.warn(message, SamplerWarning, stacklevel=3)
-            return np.full(rank + 1, -math.inf)
-        return levels
+            return np.full(limit + 1, -math.inf)
+        left = [max(content - k, 1) for k in range(limit + 1)]
+        level = {k: acceptance_energy(k / n, delta, n) for k in set(left)}
+        return np.array([level[k] for k in left])
 
-    def _store(self, J: np.ndarray, columns: list[_Column], rank: int) -> None:
-        n = len(J)
-        self.rank_ = rank
+    def _store(self, search: Search, rank: int | None) -> None:
+        columns, n = search.columns, len(search.J)
+        self.rank_ = len(columns) if rank is None else rank
         self.factors_ = np.array([c.eta for c in columns]).reshape(len(columns), n).T
         self.energies_ = np.array([c.energy for c in columns])
         self.restarts_ = np.array([c.restarts for c in columns], dtype=int)
         self.thresholds_ = np.array([c.threshold for c in columns])
         self.accepted_ = np.array([c.accepted for c in columns], dtype=bool)
-        self.converged_ = len(columns) == rank and bool(self.accepted_.all())
-        self.residual_ = float((J * J).sum()) / (n - 1)
+        self.residual_ = float((search.J**2).sum()) / (n - 1)
+        self.columns_left_ = count_columns(search.residual())
+        # until all checks are done, so that an interrupted fit has not converged
+        self.converged_ = False
+
+    def _check_rest(self, search: Search, rank: int | None, searched: bool) -> None:
+        """Whether more columns are left than were taken off; sets `converged_`."""
+        n, told = len(search.J), []
+        if not self.accepted_.all() or not np.isfinite(search.levels).all():
+            return
+        if searched:
+            probe = search.probe(self.max_restart + 1)
+            if probe.accepted:
+                told.append(
+                    f"a search in what is left of Y found a state of energy {probe.energy:.4g}, "
+                    f"below the {probe.threshold:.4g} that tells a column from noise"
+                )
+        left = self.columns_left_
+        if exceeds(left, 0.0):
+            told.append(
+                f"the third moment of what is left is that of {float(left):.1f} +- "
+                f"{left.stderr:.1f} more columns"
+            )
+        if self.delta is not None:
+            noise = float((search.residual() ** 2).sum()) / (n - 1)
+            excess, stderr = noise - self.delta, 2 * noise / n
+            if excess > max(4 * stderr, 0.5 / n):
+                told.append(
+                    f"what is left has the variance {noise:.4g} +- {stderr:.2g}, above delta = "
+                    f"{self.delta:.4g}"
+                )
+        self.converged_ = not told
+        if not told:
+            return
+        if rank is not None or self.rank_ == len(search.levels) - 1:
+            name = "rank" if rank is not None else "max_rank"
+            advice = f"{name} = {self.rank_} is too low, and columns may be mixtures; raise it"
+            advice += " (rank = None finds it)" if rank is not None else ""
+        else:
+            advice = f"the search ended too early, at {self.rank_} columns; raise max_restart"
+        if len(told) == 1 and "above delta" in told[0]:
+            advice = f"either delta is too low or {advice}"
+        warnings.warn(f"{'; '.join(told)}: {advice}", SamplerWarning, stacklevel=3)
 
     def _warn(self) -> None:
         """Name the columns that were not accepted, with their distance from the threshold."""
@@ -357,48 +326,23 @@ class Decimator(BaseEstimator):
         )
 
 
-class _Reaction:
-    """TAP equations of each step, with the modes that theory gives to the columns taken off."""
+def _content(J: np.ndarray, rank: int | None) -> int:
+    """Columns in Y: the rank, or what the third moment says if that is not given or too low.
 
-    def __init__(self, rank: int, n: int, delta: float, T: float, average: str):
-        self.rank, self.T, self.delta = rank, T, delta
-        wanted = T > 0 and average == "tap"
-        self.theory = decimation_theory(rank / n, delta, T, steps=12) if wanted else None
-
-    def mean_spins(self, J: np.ndarray, state: np.ndarray, index: int) -> np.ndarray:
-        if self.theory is None or not self.theory.converged:
-            raise ConvergenceError("theory has no retrieval state at these parameters")
-        modes = self.theory.modes(index / self.rank)
-        matrix = J + sum(w * strength for w, strength in modes) * np.eye(len(J))
-        return tap(matrix, 0.95 * state, self.T, modes, self.delta).x
-
-
-def _recheck(J: np.ndarray, columns: list[_Column], levels: np.ndarray) -> None:
-    """Energies anew, all other columns taken off, and one threshold for all.
-
-    A wrong column that passed while many were left has a high energy then. The threshold is the
-    highest one that belongs to no more columns than pass it.
+    The threshold must know of all columns, or mixtures of those that are left pass it.
     """
-    for column in columns:
-        s = column.state
-        own = (s @ column.eta / len(s)) ** 2 - (column.eta**2).sum() / len(s) ** 2
-        column.energy = -(float(s @ J @ s) / len(s) + own) / 2
-    energies = np.array([column.energy for column in columns])
-    passing = len(columns)
-    while passing and (count := int((energies < levels[passing - 1]).sum())) < passing:
-        passing = count
-    for column in columns:
-        column.threshold = float(levels[max(passing - 1, 0)])
+    count = count_columns(J)
+    if rank is not None and not exceeds(count, rank):
+        return rank
+    return max(round(float(count)), 1)
 
 
-def _take_off(J: np.ndarray, eta: np.ndarray, sign: float = 1.0) -> None:
-    """J <- J - sign eta eta^T / N off the diagonal, in place."""
-    J -= np.outer(sign / len(J) * eta, eta)
-    np.fill_diagonal(J, 0.0)
-
-
-def _check_start(start: ArrayLike, n: int, rank: int) -> np.ndarray:
+def _check_start(start: ArrayLike, n: int, rank: int | None) -> np.ndarray:
     states = np.asarray(start)
-    if states.shape != (n, rank) or not np.isin(states, (-1, 1)).all():
-        raise ValueError(f"start must be a matrix ({n}, {rank}) of +-1, got shape {states.shape}")
+    fits = states.ndim == 2 and len(states) == n and rank in (None, states.shape[1])
+    if not fits or not np.isin(states, (-1, 1)).all():
+        columns = "P" if rank is None else rank
+        raise ValueError(
+            f"start must be a matrix ({n}, {columns}) of +-1, got shape {states.shape}"
+        )
     return states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,18 +39,15 @@ class Params:
     sweeps: int = 300
 
     def __post_init__(self) -> None:
-        if self.n_spins < 16:
-            raise ValueError(f"n_spins must be at least 16, got {self.n_spins}")
-        if not 0 < self.load < 1:
+        check_integer("n_spins", self.n_spins, 16)
+        if not 0 < check_number("load", self.load) < 1:
             raise ValueError(f"load must lie in (0, 1), got {self.load}")
         if self.rank < 4:
             raise ValueError(f"load * n_spins must be at least 4 columns, got {self.rank}")
-        if not (math.isfinite(self.delta) and self.delta >= 0):
-            raise ValueError(f"delta must be finite and >= 0, got {self.delta}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and > 0, got {self.temperature}")
-        if self.sweeps < 20:
-            raise ValueError(f"sweeps must be at least 20, got {self.sweeps}")
+        check_delta(self.delta)
+        if check_number("temperature", self.temperature) <= 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature!r}")
+        check_integer("sweeps", self.sweeps, 20)
 
     @property
     def rank(self) -> int:
@@ -87,9 +85,8 @@ class SymmetricFactorisation:
     delta: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.N, bool) or int(self.N) != self.N or self.N < 2:
-            raise ValueError(f"N must be an integer of at least 2, got {self.N!r}")
-        if not (math.isfinite(self.alpha) and self.alpha > 0 and self.rank >= 1):
+        check_integer("N", self.N, 2)
+        if not (check_number("alpha", self.alpha) > 0 and self.rank >= 1):
             raise ValueError(
                 f"alpha N must round to at least one column, got alpha = {self.alpha!r}"
             )
@@ -199,9 +196,26 @@ def couplings(Y: ArrayLike) -> np.ndarray:
 
 def check_delta(delta: float) -> float:
     """Delta as a float; ValueError unless finite and >= 0."""
-    if not (math.isfinite(delta) and delta >= 0):
-        raise ValueError(f"delta must be finite and >= 0, got {delta!r}")
+    real = isinstance(delta, Real) and not isinstance(delta, bool)
+    if not (real and math.isfinite(delta) and delta >= 0):
+        raise ValueError(f"delta must be a finite number >= 0, got {delta!r}")
     return float(delta)
+
+
+def check_number(name: str, value: float) -> float:
+    """The value as a float; ValueError unless a finite real number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return float(value)
+
+
+def check_integer(name: str, value: int, least: int) -> int:
+    """The value; ValueError unless an integer (no float, no bool) of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
 
 
 def _matrices(X: ArrayLike, Xhat: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

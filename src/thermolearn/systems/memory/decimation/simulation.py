@@ -16,6 +16,7 @@ from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.systems.memory.decimation.problem import (
     Params,
     SymmetricFactorisation,
+    check_integer,
     couplings,
     factorization_error,
 )
@@ -80,8 +81,7 @@ def planted_decimation(
     n = len(J)
     if truth.ndim != 2 or len(truth) != n:
         raise ValueError(f"X must have {n} rows, as Y has; got shape {truth.shape}")
-    if sweeps < 4:
-        raise ValueError(f"sweeps must be at least 4, got {sweeps}")
+    check_integer("sweeps", sweeps, 4)
     np.fill_diagonal(J, 0.0)
     rank = truth.shape[1]
     factors, energy, converged = np.empty((n, rank)), np.empty(rank), True

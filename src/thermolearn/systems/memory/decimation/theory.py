@@ -15,7 +15,11 @@ import numpy as np
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.decimation.problem import Params, check_delta
+from thermolearn.systems.memory.decimation.problem import (
+    Params,
+    check_delta,
+    check_number,
+)
 from thermolearn.systems.memory.replica_symmetric import ZERO, RSAssociative, RSState
 
 NO_RETRIEVAL = "no retrieval"
@@ -36,7 +40,7 @@ class DecimationTheory:
         Overlap eta . xi / N and squared norm |eta|^2 / N of the column found at t.
     energy : array (steps + 1,)
         Energy per spin of the retrieval state, zero diagonal. From t > 0 on it is too low by about
-        (alpha / 2) int_0^t (q / (1 - C)^2 - q), C = (1 - q) / T (0.002 at alpha = 0.03,
+        (alpha / 2) int_0^t (q / (1 - C)^2 - q), C = (1 - q) / T (0.0027 at t = 1, alpha = 0.03,
         Delta = 0.1, T = 0.2): the columns taken off lean towards those still in Y, which the theory
         leaves out. p and q do not feel it.
     replicon : array (steps + 1,)
@@ -180,9 +184,9 @@ def critical_noise(alpha: float, T: float = 0.0) -> Estimate:
     """
     from scipy import optimize
 
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha must be finite and > 0, got {alpha!r}")
-    if not (T == 0 or (math.isfinite(T) and T >= 0.01)):
+    if check_number("alpha", alpha) <= 0:
+        raise ValueError(f"alpha must be > 0, got {alpha!r}")
+    if not (check_number("T", T) == 0 or T >= 0.01):
         raise ValueError(f"T must be 0 or at least 0.01, got {T!r}")
 
     def noise(log_R: float) -> float:

@@ -73,7 +73,8 @@ class Params:
     beta : float
         Inverse temperature of the network's neurons, positive.
     h : float
-        Strength of the stimuli of the network; above gamma, or the theory is flagged.
+        Strength of the stimuli of the network; above gamma, and beta h of 3 or more at 30
+        neurons, or the theory is flagged: it takes many neurons, or saturated ones.
     gamma : float
         Synaptic gain of the network, positive.
     tau_syn : float

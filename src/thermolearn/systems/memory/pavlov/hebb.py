@@ -209,6 +209,7 @@ class PavlovHebb:
             self.order,
             self.noise,
             self.neuron_noise,
+            self.N,
         )
 
     def run(
