@@ -107,12 +107,13 @@ def test_the_saddle_point_by_plain_quadrature() -> None:
 
 @pytest.mark.parametrize("T", [0.0, 0.1])
 def test_overlap_with_the_mean_example_at_many_examples(T: float) -> None:
-    """n = r m / (1 - (1 - r^2) s C / M), by parts in a Gaussian blur."""
-    r, M = 0.3, 1000
-    state = unsupervised_theory(0.02, r, M, T)
-    s = 1 / (r * r + (1 - r * r) / M)
-    expected = r * state.m / (1 - (1 - r * r) * s * state.C / M)
-    assert state.n == pytest.approx(expected, rel=1e-9)
+    """n = r m / (1 - (1 - r^2) s C / M), by parts in a Gaussian blur: exact above M = 20 000."""
+    for alpha, r, M, error in ((1e-4, 0.02, 30_000, 1e-9), (0.02, 0.3, 80, 2e-3)):
+        state = unsupervised_theory(alpha, r, M, T)
+        s = 1 / (r * r + (1 - r * r) / M)
+        expected = r * state.m / (1 - (1 - r * r) * s * state.C / M)
+        assert state.n == pytest.approx(expected, rel=error)
+        assert state.n > r * state.m * (1 + 2 * error)  # the correction is seen
 
 
 def test_capacity_is_where_the_solver_loses_retrieval() -> None:

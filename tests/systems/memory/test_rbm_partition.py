@@ -147,6 +147,17 @@ def test_noise_is_uniform_normal_and_private() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bits", [0, 2**32 - 1])
+def test_the_interval_of_the_uniforms_is_open(bits: int, dtype: torch.dtype) -> None:
+    """The generator's output is the sum of two words of its state: set to its extremes."""
+    noise = Noise(0)
+    noise.state[0], noise.state[3] = bits, 0
+    u = noise.uniform_(torch.empty(32, dtype=dtype))
+    assert bool(((u > 0) & (u < 1)).all())
+    assert abs(float(u[0]) - round(float(u[0]))) == 2.0**-24
+
+
 def test_bad_arguments_raise() -> None:
     rbm = random_rbm(4, 3, 0.1)
     with pytest.raises(ValueError, match="method"):

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from thermolearn.core.errors import ConvergenceError, DataError, SamplerWarning
-from thermolearn.systems.memory.rbm import RBM, bars_and_stripes, checkpoints, gradient, trainer
+from thermolearn.core.estimate import Estimate
+from thermolearn.systems.memory.rbm import (
+    RBM,
+    bars_and_stripes,
+    checkpoints,
+    enumeration,
+    gradient,
+    monitor,
+    partition,
+    trainer,
+)
+from thermolearn.systems.memory.rbm.noise import Noise
 
 X = bars_and_stripes(4, copies=20)
 SHORT = {"n_hidden": 10, "learning_rate": 0.2, "n_epochs": 150, "batch_size": 60}
@@ -49,15 +65,16 @@ def test_pcd_learns_bars_and_stripes_and_beats_cd() -> None:
 @pytest.mark.slow
 def test_methods_reach_their_known_likelihoods() -> None:
     """Two-seed means known from an independent code; seeds scatter by about 0.25 each."""
-    known = {"cd": -5.13, "pcd": -4.79, "pt": -4.77, "exact": -4.80}
-    for method, expected in known.items():
-        runs = [trained(method, s).score(X) for s in range(4)]
-        assert np.mean(runs) == pytest.approx(expected, abs=4 * 0.25 * math.sqrt(1 / 4 + 1 / 2))
+    known = {"cd": (-5.13, 4), "pcd": (-4.79, 4), "pt": (-4.77, 2), "exact": (-4.80, 2)}
+    for method, (expected, n) in known.items():
+        runs = [trained(method, s).score(X) for s in range(n)]
+        assert np.mean(runs) == pytest.approx(expected, abs=4 * 0.25 * math.sqrt(1 / n + 1 / 2))
 
 
 @pytest.mark.slow
 def test_exact_gradient_nearly_reaches_the_bound() -> None:
-    rbm = RBM(**LONG, learning_rate=0.5, method="exact", monitor=None).fit(X)
+    settings = {**LONG, "n_epochs": 500, "monitor": None}
+    rbm = RBM(**settings, learning_rate=0.5, method="exact").fit(X)
     assert -3.5 < rbm.score(X) < -math.log(30)
 
 
@@ -97,6 +114,71 @@ def test_collapse_is_seen_by_annealing_too() -> None:
     assert rbm.status_ == "chains behind"
 
 
+@pytest.mark.parametrize("monitored", ["exact", "ais"])
+def test_collapse_is_told_with_a_single_checkpoint(monitored: str) -> None:
+    """By the likelihood between the checkpoints, or by the gap alone."""
+    with pytest.warns(SamplerWarning, match="fallen behind") as told:
+        rbm = RBM(**LONG, learning_rate=0.5, n_checkpoints=1, monitor=monitored).fit(X)
+    assert rbm.status_ == "chains behind"
+    assert len(told) == 1
+    assert rbm.history_[-1].step == rbm.n_steps_
+    assert len(rbm.history_) <= 3  # the first step, the first bad look, the last step
+
+
+def estimate(value: float, stderr: float = 0.0) -> Estimate:
+    return Estimate(value, stderr)
+
+
+@pytest.mark.parametrize(
+    ("gap", "lost", "expected"),
+    [
+        (estimate(2.9, 0.2), 0.0, "ok"),
+        (estimate(3.1, 0.2), 0.0, "chains behind"),
+        (estimate(3.1, 0.7), 5.0, "ok"),  # below 5 standard errors
+        (estimate(1.1, 0.2), 1.1, "chains behind"),
+        (estimate(1.1, 0.2), 0.9, "ok"),
+        (estimate(0.9, 0.1), 9.0, "ok"),
+        (estimate(math.nan, math.nan), 9.0, "ok"),  # no chains
+    ],
+)
+def test_when_chains_are_behind(gap: Estimate, lost: float, expected: str) -> None:
+    assert monitor._status(estimate(-5.0 - lost), gap, estimate(-5.0)) == expected
+    if lost == 0:
+        assert monitor._status(estimate(-5.0), gap, None) == expected
+    assert monitor._status(Estimate(-5.0, 0.1, status="low-ess"), gap, None) == "not told"
+
+
+def test_running_best_takes_trusted_numbers_only() -> None:
+    best = monitor.better(estimate(-6.0), None)
+    assert monitor.better(estimate(-7.0), best) is best
+    assert monitor.better(Estimate(-3.0, 0.1, status="low-ess"), best) is best
+    higher = estimate(-5.0)
+    assert monitor.better(higher, best) is higher
+
+
+def test_gap_of_few_chains_is_not_sure() -> None:
+    """Two chains that lie close together by chance do not have a small error bar."""
+    w = RBM.from_weights(np.random.default_rng(0).normal(0, 1, (16, 5))).weights_
+    fresh = enumeration.exact_samples(w, 1000, Noise(0))
+    share = torch.full((1000,), 1e-3, dtype=torch.float64)
+    high = fresh[w.free_energy(fresh).argmax()]
+    gap = monitor._gap(w, torch.stack([high, high]), fresh, share, "ok")
+    assert float(gap.stderr) > 0.6 * float(w.free_energy(fresh).std())
+
+
+def test_ok_is_said_only_of_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    rbm = RBM(**SMALL, monitor=None).fit(X)
+    assert rbm.status_ == "not monitored"
+    assert RBM(**SMALL).partial_fit(X).status_ == "not monitored"
+    rbm = RBM(**SMALL).fit(X)
+    assert rbm.status_ == "ok"
+    assert rbm.partial_fit(X).status_ == "not monitored"
+    monkeypatch.setattr(partition, "LEAST_ESS", 2.0)
+    rbm = RBM(**SMALL, monitor="ais").fit(X)
+    assert {c.status for c in rbm.history_} == {"not told"}
+    assert rbm.status_ == "not told"
+
+
 def test_monitors_agree() -> None:
     exact = RBM(**SHORT, monitor="exact", n_checkpoints=6).fit(X)
     annealed = RBM(**SHORT, monitor="ais", n_checkpoints=6).fit(X)
@@ -119,6 +201,7 @@ def assert_same(one: RBM, other: RBM) -> None:
     for name, x in mine.items():
         assert torch.equal(x, theirs[name]), name
     assert one.n_steps_ == other.n_steps_
+    assert str(one._run.best) == str(other._run.best) != "None"
     rows = [[str(c.to_dict()) for c in r.history_] for r in (one, other)]
     assert rows[0] == rows[1]
 
@@ -188,11 +271,63 @@ def test_files_that_are_not_runs(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"garbage")
     with pytest.raises(DataError, match="not a readable"):
         RBM.load(tmp_path / "x.safetensors")
-    from safetensors.torch import save_file
-
     save_file({"W": torch.ones(1)}, tmp_path / "y.safetensors")
     with pytest.raises(DataError, match="format"):
         RBM.load(tmp_path / "y.safetensors")
+
+
+def tampered(**changes: Any) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:
+    def change(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        for name, value in changes.items():
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value
+            elif name in tensors:
+                del tensors[name]
+            else:
+                header[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        tampered(W=torch.ones(16, 5)),
+        tampered(W=torch.full((16, 6), math.nan)),
+        tampered(W=torch.ones(16, 6, dtype=torch.float64)),
+        tampered(a=None),
+        tampered(noise=None),
+        tampered(extra=torch.ones(3)),
+        tampered(chain_v=torch.full((100, 16), 0.5)),
+        tampered(chain_v=torch.ones(1, 16)),
+        tampered(chain_h=torch.ones(100, 1)),
+        tampered(hidden_offset=torch.ones(1)),
+        tampered(visible="potts"),
+        tampered(step="many"),
+        tampered(step=-1),
+        tampered(history=[{}]),
+        tampered(history=3),
+        tampered(settings={}),
+        tampered(params=None),
+        tampered(params={"n_hiden": 3}),
+        lambda header, _: header["settings"].update(n_chains=10**15),
+        lambda header, _: header["settings"].update(learning_rate=math.nan),
+        lambda header, _: header.pop("best"),
+    ],
+)
+def test_tampered_files_are_refused(
+    change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.safetensors"
+    RBM(**{**SMALL, "n_epochs": 1}).fit(X).save(file)
+    RBM.load(file)
+    with safe_open(file, framework="pt") as old:
+        header = json.loads(old.metadata()["thermolearn"])
+        tensors = {name: old.get_tensor(name) for name in old.keys()}  # noqa: SIM118
+    change(header, tensors)
+    save_file(tensors, file, metadata={"thermolearn": json.dumps(header)})
+    with pytest.raises(DataError, match=r"run\.safetensors"):
+        RBM.load(file)
 
 
 def test_divergence_is_an_error() -> None:

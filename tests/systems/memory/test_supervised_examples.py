@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from thermolearn.core.estimate import Estimate
-from thermolearn.systems.memory.concept_emergence.data import ArchetypeDataset
+from thermolearn.systems.memory.archetypes import ArchetypeDataset
 from thermolearn.systems.memory.supervised_hebbian import (
     binarise,
     cophenetic_correlation,
@@ -122,6 +122,28 @@ def test_entropy_and_its_error_bar(N: int, K: int, M: int, r: float) -> None:
     assert abs(values.mean() - (1 - r * r) / (M * r * r)) < 4 * error
     quoted = np.sqrt(np.mean(np.square([e.stderr for e in found])))
     assert quoted == pytest.approx(values.std(ddof=1), rel=0.35)
+
+
+def test_a_cut_by_the_noise_is_flagged() -> None:
+    """r^2 of two standard errors: those kept are a third too small, and none of them is "ok"."""
+    found = [dataset_entropy(*labeled(400, 5, 6, 0.12, seed)) for seed in range(200)]
+    kept = np.array([e.value for e in found if e.status != "no signal"])
+    assert {e.status for e in found} == {"no signal", "weak signal"}
+    assert kept.mean() < 0.75 * (1 - 0.12**2) / (6 * 0.12**2)
+    clear = [dataset_entropy(*labeled(200, 5, 10, 0.3, seed)) for seed in range(100)]
+    assert {e.status for e in clear} == {"ok"}
+
+
+def test_error_from_the_spread_between_small_classes() -> None:
+    X, y = labeled(300, 20, 3, 0.5)
+    r2 = mean_pair_overlap(X, y)
+    assert r2.n_eff == 20
+    single = [float(mean_pair_overlap(X[y == k], y[y == k])) for k in range(20)]
+    assert r2.stderr == pytest.approx(np.std(single, ddof=1) / np.sqrt(20), rel=1e-12)
+    assert mean_pair_overlap(*labeled(300, 20, 4, 0.5)).n_eff == 80
+    # a single class of two examples: nothing tells the error
+    alone = dataset_entropy([[1, 1, 1, 1], [1, 1, 1, -1]], [0, 0])
+    assert alone.status == "weak signal"
 
 
 def test_no_signal_is_said() -> None:

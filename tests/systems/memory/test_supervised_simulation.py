@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from thermolearn.study.compare import compare
+from thermolearn.systems.memory import concept_emergence, hopfield
 from thermolearn.systems.memory import supervised_hebbian as system
-from thermolearn.systems.memory.concept_emergence.data import ArchetypeDataset
+from thermolearn.systems.memory.archetypes import ArchetypeDataset
+from thermolearn.systems.memory.example_noise import engine
 from thermolearn.systems.memory.supervised_hebbian import (
     ABOUT,
     Params,
-    measure_overlaps,
+    run_from_archetypes,
     simulate,
     supervised_theory,
     theory,
@@ -28,7 +32,7 @@ def sampled(case: Case, N: int = 2000, seeds: int = 5, starts: int = 4) -> np.nd
     rows = []
     for seed in range(seeds):
         data = ArchetypeDataset(N, round(alpha * N), M, r, seed)
-        found = measure_overlaps(data, T, 100, starts, seed)
+        found = run_from_archetypes(data.supervised_couplings(), data, T, 100, seed, starts)
         rows.append([found.m.mean(), found.n.mean(), found.q.mean()])
     return np.array(rows)
 
@@ -76,6 +80,60 @@ def test_same_seed_same_bits_and_other_seed_others() -> None:
 
 def test_a_failed_memory_is_flagged() -> None:
     assert theory(Params(examples=5))["overlap"].status == "no retrieval state"
+
+
+def replicon(kind: str, alpha: float, r: float, M: int, T: float) -> float:
+    """1 - beta^2 (dR/dq) E sech^4 beta h as written, at the overlaps of the state."""
+    state = engine(kind, alpha, r, M).solve(T)  # type: ignore[arg-type]
+    chi = (2 * np.arange(M + 1) - M) / M
+    weight = stats.binom.pmf(np.arange(M + 1), M, (1 + r) / 2)
+    calR = r * r + (1 - r * r) / M
+    C, noise = (1 - state.q) / T, (1 - r * r) / (M * calR)
+    slope = alpha / (1 - C) ** 2
+    if kind == "unsupervised":
+        slope += alpha * (M - 1) * noise**2 / (1 - noise * C) ** 2
+    z = np.linspace(-9, 9, 4001)
+    density = stats.norm.pdf(z) * (z[1] - z[0])
+    h = state.n * chi[:, None] / calR + np.sqrt(state.q * slope) * z
+    return float(1 - slope / T**2 * (weight @ (np.cosh(np.clip(h / T, -150, 150)) ** -4 @ density)))
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "settings"),
+    [
+        (system, "supervised", {"starts": 2}),
+        (concept_emergence, "unsupervised", {}),
+        (hopfield, "supervised", {"quality": 1.0, "examples": 1}),
+    ],
+)
+def test_broken_replica_symmetry_is_flagged_by_the_whole_family(
+    module: ModuleType, kind: str, settings: dict
+) -> None:
+    seen = set()
+    for load, r, M, T in (
+        (0.003, 0.5, 2, 0.05),
+        (0.003, 0.5, 2, 0.1),
+        (0.02, 0.4, 20, 0.02),
+        (0.137, 1.0, 1, 0.01),
+        (0.1, 0.9, 60, 0.1),
+        (0.05, 0.5, 40, 0.2),
+    ):
+        given = {"quality": r, "examples": M, **settings}
+        stability = replicon(kind, load, given["quality"], given["examples"], T)
+        fields = {f.name for f in dataclasses.fields(module.Params)}
+        own = {k: v for k, v in given.items() if k in fields}
+        p = module.Params(load=load, temperature=T, n_spins=1000, **own)
+        found = {e.status for e in module.theory(p).values()}
+        assert found == {"ok" if stability > 0 else "replica symmetry broken"}, (load, r, M, T)
+        seen |= found
+    assert len(seen) == 2
+
+
+def test_broken_replica_symmetry_is_no_agreement() -> None:
+    p = Params(0.003, 0.5, examples=2, temperature=0.05, n_spins=1000, starts=2)
+    found = compare(system, p, seeds=3)
+    assert not found.agrees
+    assert "replica symmetry broken" in str(found)
 
 
 @pytest.mark.parametrize(

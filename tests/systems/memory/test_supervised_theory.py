@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from thermolearn.systems.memory.example_noise import critical_sample_size, load_capacity
 from thermolearn.systems.memory.replica_symmetric import RSAssociative
@@ -139,6 +139,46 @@ def test_critical_number_of_examples(alpha: float, r: float, M: int) -> None:
         assert int(critical_sample_size("unsupervised", alpha, r, 0.0)) >= int(found)
 
 
+def plain_overlap(alpha: float, r: float, M: int) -> float:
+    """m of the retrieval state at T = 0, all M + 1 terms of the binomial, read off y = s n / R^1/2.
+
+    alpha(y) is explicit; the state is at the largest y, which has the largest n.
+    """
+    chi = (2 * np.arange(M + 1) - M) / M
+    weight, s = stats.binom.pmf(np.arange(M + 1), M, (1 + r) / 2), 1 / (r * r + (1 - r * r) / M)
+
+    def excess(y: float) -> float:
+        n = weight @ (chi * special.erf(y * chi / math.sqrt(2)))
+        C = math.sqrt(2 / math.pi) * (weight @ np.exp(-((y * chi) ** 2) / 2)) * y / (s * n)
+        return (s * n / y) ** 2 * (1 - C) ** 2 / alpha - 1 if C < 1 else -1.0
+
+    grid = np.geomspace(1.0, 3000.0, 800)
+    values = np.array([excess(y) for y in grid])
+    last = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))[-1]
+    y = optimize.brentq(excess, grid[last], grid[last + 1])
+    return float(weight @ special.erf(y * chi / math.sqrt(2)))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "r", "M"),
+    [
+        (1e-4, 0.05, 659),
+        (1e-3, 0.03, 1888),
+        pytest.param(1e-3, 0.05, 679, marks=pytest.mark.slow),
+        pytest.param(5e-3, 0.05, 775, marks=pytest.mark.slow),
+    ],
+)
+def test_critical_numbers_of_many_examples(alpha: float, r: float, M: int) -> None:
+    found = critical_sample_size("supervised", alpha, r, 0.0)
+    assert found.M == M and found.state and found.below and found.monotone
+    assert plain_overlap(alpha, r, M - 1) < 0.8 <= plain_overlap(alpha, r, M)
+    assert found.state.m == pytest.approx(plain_overlap(alpha, r, M), abs=1e-7)
+    # the published form, for many examples, is within 1 / M
+    published = supervised_theory_large_m(alpha, entropy_of_dataset(r, M), 0.0)
+    assert found.state.m == pytest.approx(published.m, abs=1 / M)
+
+
+@pytest.mark.slow
 def test_critical_number_grows_as_one_over_quality_squared() -> None:
     scaled = [int(critical_sample_size("supervised", 0.05, r, 0.0)) * r**2 for r in QUALITIES]
     assert scaled == pytest.approx([6.12, 5.85, 5.44, 4.75, 2.94], abs=0.006)
@@ -173,8 +213,25 @@ def test_capacity(r: float, M: int, T: float, alpha: float) -> None:
     assert supervised_theory(alpha * 1.001, r, M, T).branch == "spin_glass"
 
 
+@pytest.mark.parametrize(
+    ("T", "alpha"),
+    [(0.01, 0.138099), (0.02, 0.138184), (0.03, 0.138161), (0.04, 0.138031), (0.05, 0.137794)],
+)
+def test_capacity_of_undiluted_patterns_is_reentrant(T: float, alpha: float) -> None:
+    # a single example per archetype is itself the stored pattern, of whatever quality
+    for r, M in ((1.0, 1), (1.0, 7), (0.4, 1)):
+        assert load_capacity("supervised", r, M, T) == pytest.approx(alpha, abs=1e-6)
+    assert load_capacity("unsupervised", 1.0, 3, T) == pytest.approx(alpha, abs=1e-6)
+    assert load_capacity("supervised", 1.0, 1, 0.0) < 0.13791
+
+
+def test_retrieval_between_two_temperatures() -> None:
+    branches = [supervised_theory(0.1381, 1.0, 1, T).branch for T in (0.0, 0.02, 0.05)]
+    assert branches == ["spin_glass", "retrieval", "spin_glass"]
+
+
 # -- properties and bad input ------------------------------------------------------------------
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     alpha=st.floats(0.005, 0.3),
     r=st.floats(0.1, 1.0),

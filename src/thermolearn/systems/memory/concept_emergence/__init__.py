@@ -20,14 +20,15 @@ from dataclasses import dataclass
 
 from thermolearn.core.drawing import Drawing
 from thermolearn.core.estimate import Estimate
-from thermolearn.systems.memory.concept_emergence.boltzmann import block_gibbs, rbm_weights
-from thermolearn.systems.memory.concept_emergence.data import ArchetypeDataset, hebb_unsupervised
-from thermolearn.systems.memory.concept_emergence.diagram import ExampleMap, phase_diagram
-from thermolearn.systems.memory.concept_emergence.simulation import (
+from thermolearn.systems.memory.archetypes import (
+    ArchetypeDataset,
     Retrieval,
-    retrieval_fraction,
+    hebb_unsupervised,
     run_from_archetypes,
 )
+from thermolearn.systems.memory.concept_emergence.boltzmann import block_gibbs, rbm_weights
+from thermolearn.systems.memory.concept_emergence.diagram import ExampleMap, phase_diagram
+from thermolearn.systems.memory.concept_emergence.simulation import retrieval_fraction
 from thermolearn.systems.memory.concept_emergence.theory import (
     ExampleState,
     small_quality_constant,
@@ -84,8 +85,14 @@ ABOUT = {
     "axes": {},
     "size": "n_spins",
     "sizes": (800, 1600),
-    # the energy of N spins lies above its limit by about 1 / N
-    "allowance": {"energy": (1.0, 1.0)},
+    # above the limit by, of 1 / N: 0.5 to 0.9 in the energy (sizes 200 to 1600); 300 seeds at 200
+    # spins and 250 at 400 give 0.14(5) and 0.15(7) in the overlap, 0.13(3) and 0.12(4) in q, and
+    # 0.04(5) and 0.05(8), none, in the overlap with the mean example
+    "allowance": {
+        "overlap": (0.15, 1.0),
+        "edwards_anderson": (0.15, 1.0),
+        "energy": (0.9, 1.0),
+    },
     "contrast": {"examples": 40},
     "seeds": 24,
     "figures": {"1": "figure", "2": "step_figure", "3": "map_figure"},
@@ -151,6 +158,8 @@ def theory(p: Params) -> dict[str, Estimate]:
 
     At the load K / N of whole archetypes. Where no retrieval state exists the values are those of
     the spin glass, with status "no retrieval state": a start at an archetype does not reach them.
+    Below the line of de Almeida and Thouless, where the state is unstable, the status is "replica
+    symmetry broken".
     """
     engine = unsupervised_engine(p.archetypes / p.n_spins, p.quality, p.examples)
     state = engine.solve(p.temperature)

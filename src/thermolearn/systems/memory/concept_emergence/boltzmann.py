@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.systems.memory.concept_emergence.data import checked_examples
+from thermolearn.systems.memory.archetypes import checked_examples
 from thermolearn.systems.memory.example_noise import checked_quality, second_moment
 from thermolearn.systems.memory.glauber import GlauberRun
 

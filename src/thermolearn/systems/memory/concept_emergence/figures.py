@@ -7,12 +7,9 @@ import numpy as np
 from thermolearn.core.drawing import COLORS, Drawing
 from thermolearn.core.estimate import mean_estimate
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.concept_emergence.data import ArchetypeDataset
+from thermolearn.systems.memory.archetypes import ArchetypeDataset, run_from_archetypes
 from thermolearn.systems.memory.concept_emergence.diagram import phase_diagram
-from thermolearn.systems.memory.concept_emergence.simulation import (
-    retrieval_fraction,
-    run_from_archetypes,
-)
+from thermolearn.systems.memory.concept_emergence.simulation import retrieval_fraction
 from thermolearn.systems.memory.concept_emergence.theory import spectral_sample_size
 from thermolearn.systems.memory.example_noise import (
     critical_sample_size,

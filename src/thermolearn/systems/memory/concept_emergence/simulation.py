@@ -1,88 +1,12 @@
-"""Heat bath of a finite memory of examples, started at an archetype it has never seen."""
+"""How many archetypes a finite memory of examples recalls."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import ArrayLike
+from dataclasses import replace
 
 from thermolearn.core.estimate import Estimate, mean_estimate
-from thermolearn.systems.memory.concept_emergence.data import ArchetypeDataset
-from thermolearn.systems.memory.glauber import GlauberSampler
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Averages over chains started at archetypes of one data set.
-
-    Attributes
-    ----------
-    m : float array (starts,)
-        Overlap of the mean spins with the archetype started at.
-    n : float array (starts,)
-        With the mean example of that archetype.
-    q : float array (starts,)
-        Edwards-Anderson parameter: product of the mean spins of two independent chains, so that
-        the noise of a finite run does not add to it.
-    energy : float array (starts,)
-        Per spin, J without its diagonal.
-    """
-
-    m: np.ndarray
-    n: np.ndarray
-    q: np.ndarray
-    energy: np.ndarray
-
-
-def run_from_archetypes(
-    J: ArrayLike,
-    data: ArchetypeDataset,
-    T: float,
-    sweeps: int,
-    seed: int,
-    starts: int = 1,
-) -> Retrieval:
-    """Two chains from each of the first archetypes; a quarter of the sweeps is warm-up.
-
-    Parameters
-    ----------
-    J : array (N, N)
-        Couplings made of the examples, with labels or without, zero diagonal.
-    data : ArchetypeDataset
-        Where the archetypes and the mean examples come from.
-    T : float
-        Temperature >= 0. At T = 0 a chain ends with its first sweep without a flip.
-    sweeps : int
-        At least 4.
-    seed : int
-        Of the chains.
-    starts : int
-        Archetypes started at, from 1 to K.
-
-    Raises
-    ------
-    ValueError
-        More starts than archetypes, or what `GlauberSampler` refuses.
-    """
-    if not 1 <= starts <= data.K:
-        raise ValueError(f"starts must lie between 1 and K = {data.K}, got {starts!r}")
-    patterns = data.archetypes[:starts]
-    run = GlauberSampler(J).run(np.concatenate([patterns, patterns]), T, sweeps, seed)
-    mean = run.spins.astype(np.float64) if T == 0 else run.mean_spins
-    first, second = mean[:starts], mean[starts:]
-    center = (first + second) / 2
-    kept = run.energy[:, run.warmup :] if T > 0 else run.energy
-    energy = np.array(
-        [row[np.isfinite(row)][slice(-1, None) if T == 0 else slice(None)].mean() for row in kept]
-    )
-    return Retrieval(
-        (center * patterns).mean(1),
-        (center * data.means()[:starts]).mean(1),
-        (first * second).mean(1),
-        (energy[:starts] + energy[starts:]) / 2,
-    )
+from thermolearn.systems.memory.archetypes import ArchetypeDataset, run_from_archetypes
 
 
 def retrieval_fraction(

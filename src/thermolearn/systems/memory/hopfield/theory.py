@@ -18,8 +18,8 @@ from thermolearn.systems.memory.replica_symmetric import Branch, RSAssociative, 
 # Below this temperature quadrature gives way to the theory at T = 0.
 COLDEST = 2e-3
 # Where replica-symmetric retrieval may exist though there is none at T = 0: the load at its end
-# is largest, 0.138184, at T = 0.0216.
-REENTRANT = 0.0216 + 0.02 * np.array([0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, 1.0])
+# is largest, 0.138189, at T = 0.0229.
+REENTRANT = 0.0229 + 0.02 * np.array([0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, 1.0])
 
 
 def hopfield_theory(alpha: float, T: float, branch: Branch = "retrieval") -> RSState:
@@ -153,7 +153,7 @@ def hopfield_phase_diagram(alphas: Sequence[float] | np.ndarray) -> PhaseDiagram
 def spinodal_temperature(alpha: float) -> Estimate:
     """T_M(alpha), the largest temperature with a retrieval state.
 
-    Replica-symmetric retrieval is reentrant: for 0.137906 < alpha < 0.138184 it exists only
+    Replica-symmetric retrieval is reentrant: for 0.137906 < alpha < 0.138189 it exists only
     between two temperatures, of which this is the upper; the note gives the lower.
 
     Raises

@@ -39,7 +39,7 @@ ABOUT = {
     "axes": {},
     "size": "n_spins",
     "sizes": (300, 600),
-    "allowance": {},
+    "allowance": {"energy": (0.2, 1.0), "log_partition": (0.08, 1.0)},
     "contrast": {"coupling": 0.9},
     "seeds": 24,
     "figures": {"1": "figure"},

@@ -113,9 +113,9 @@ def exact_samples(w: Weights, n: int, noise: Noise, layer: str | None = None) ->
     layer = enumerated_layer(w, layer, most=20)
     log_weight = torch.cat([part for _, part, _ in blocks(w, layer)])
     cumulative = torch.cumsum(torch.softmax(log_weight, 0), 0)
-    # two words of noise: 24 bits would leave out states below 1e-7
+    # two words of noise: 23 bits would leave out states below 1e-7
     u = noise.uniform_(torch.empty(2, n, dtype=torch.float64))
-    number = torch.searchsorted(cumulative, (u[0] + (u[1] - 0.5) * 2.0**-24) * cumulative[-1])
+    number = torch.searchsorted(cumulative, (u[0] + (u[1] - 0.5) * 2.0**-23) * cumulative[-1])
     number = number.clamp(max=len(cumulative) - 1)
     size, kind = (w.n_visible, w.visible) if layer == "visible" else (w.n_hidden, w.hidden)
     bits = ((number[:, None] >> torch.arange(size)) & 1).double()

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from thermolearn.core.errors import SamplerWarning
+from thermolearn.core.errors import DataError, SamplerWarning
 from thermolearn.systems.memory.rbm import (
     hopfield_form,
     trainer,
@@ -66,7 +66,8 @@ class RBM(FittedMachine, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     monitor : {"auto", "exact", "ais"} or None
         Log-likelihood at the checkpoints; "auto" enumerates up to 12 units of the smaller layer.
     n_checkpoints : int
-        Spaced evenly in the logarithm of the step.
+        Spaced evenly in the logarithm of the step. Where the monitor enumerates it looks at 20
+        steps at least, and a look that finds the chains behind is added to the history.
     trajectory : path, optional
         Folder that receives every checkpoint as a safetensors file.
     random_state : int
@@ -77,8 +78,9 @@ class RBM(FittedMachine, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         W (n_visible, n_hidden), a, b as tensors.
     history_ : list of Checkpoint
     status_ : str
-        ``"ok"``, ``"chains behind"``, ``"interrupted"`` (by Ctrl-C: the steps done are kept, and
-        `resume` goes on).
+        ``"chains behind"`` once that has happened, ``"interrupted"`` (by Ctrl-C: the steps done
+        are kept, and `resume` goes on), ``"not monitored"`` if nobody looked at the last step,
+        ``"not told"`` if its likelihood could not be trusted (see `Checkpoint`), else ``"ok"``.
     n_steps_ : int
         Gradient steps done.
 
@@ -290,9 +292,12 @@ class RBM(FittedMachine, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Raises
         ------
         DataError
-            No such file, or not one of this format.
+            No such file, not one of this format, or a damaged one.
         """
         run, params = trajectory.load(path)
+        unknown = params.keys() - cls().get_params().keys()
+        if unknown:
+            raise DataError(f"{path} holds unknown parameters: {', '.join(sorted(unknown))}")
         return cls(**params)._with_run(run)
 
     def _with_run(self, run: Run) -> Self:

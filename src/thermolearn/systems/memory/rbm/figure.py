@@ -64,7 +64,7 @@ def _training(drawing: Drawing, ax: Any, quick: bool) -> None:
     ax.set(xlabel="epochs", ylabel="log-likelihood (nats per image)")
     X = bars_and_stripes(4, copies=20)
     bound = -math.log(30)
-    epochs, n_seeds = (250, 3) if quick else (600, 8)
+    epochs, n_seeds = (150, 3) if quick else (600, 8)
     drawing.theory(ax, [0, epochs], [bound, bound], "bound, -ln 30", color=5)
     for color, (label, method) in enumerate(METHODS.items()):
         runs = [_run(X, method, epochs, seed) for seed in track(range(n_seeds), label, n_seeds)]

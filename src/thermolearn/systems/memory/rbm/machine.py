@@ -57,7 +57,7 @@ class FittedMachine:
 
     @property
     def status_(self) -> str:
-        """``"ok"``, ``"chains behind"`` or ``"interrupted"``."""
+        """``"ok"``, ``"chains behind"``, ``"interrupted"``, ``"not monitored"``, ``"not told"``."""
         return self._fitted().status
 
     @property

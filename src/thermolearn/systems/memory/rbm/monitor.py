@@ -11,7 +11,6 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +25,13 @@ CHEAP_UNITS = 12
 MOST_ROWS = 10_000
 N_FRESH = 1000
 N_BETAS, N_CHAINS = 300, 100
-# A gap or a loss of likelihood counts from 1 nat on, and only beyond these standard errors.
+# An exact run is looked at this often at least, however few checkpoints are asked for: a collapse
+# seen once at its end has no better likelihood to be compared with.
+LEAST_LOOKS = 20
+# Chains are behind if the gap and the loss of likelihood exceed 1 nat, or the gap alone 3 nats,
+# and these standard errors. The gap of sound runs on bars and stripes stays below 2.
 NATS = 1.0
+GAP_ALONE = 3.0
 SIGMAS = 5.0
 
 
@@ -109,9 +113,12 @@ def inspect(
     seed: list[int],
     step: int,
     epoch: float,
-    earlier: list[Checkpoint],
+    best: Estimate | None,
 ) -> Checkpoint:
-    """Checkpoint of the machine; `method` is "exact" or "ais", `a0` the field annealed from."""
+    """Checkpoint of the machine; `method` is "exact" or "ais", `a0` the field annealed from.
+
+    `best` is the highest trusted log-likelihood of the run so far.
+    """
     w = w.double()
     noise = Noise(seed)
     if method == "exact":
@@ -131,42 +138,57 @@ def inspect(
     gap = Estimate(math.nan, math.nan, status="no chains")
     if chains is not None:
         gap = _gap(w, chains.double(), fresh, share.double(), log_z.status)
-    status = _status(likelihood, gap, earlier)
+    status = _status(likelihood, gap, best)
     return Checkpoint(step, epoch, likelihood, gap, status)
 
 
 def _gap(w: Weights, chains: Tensor, fresh: Tensor, share: Tensor, status: str) -> Estimate:
-    """<F>_chains - <F>_fresh; the chains count as independent."""
+    """<F>_chains - <F>_fresh; the chains count as independent, their spread at least the machine's.
+
+    Few chains may lie close together by chance, and their own variance would then be too small.
+    """
     f_chain, f_fresh = w.free_energy(chains), w.free_energy(fresh)
     mean_fresh = (share * f_fresh).sum()
-    variance = (share**2 * (f_fresh - mean_fresh) ** 2).sum() + f_chain.var() / len(chains)
+    square = (f_fresh - mean_fresh) ** 2
+    spread = torch.maximum(f_chain.var(), (share * square).sum())
+    variance = (share**2 * square).sum() + spread / len(chains)
     return Estimate(float(f_chain.mean() - mean_fresh), math.sqrt(float(variance)), status=status)
 
 
-def _status(now: Estimate, gap: Estimate, earlier: list[Checkpoint]) -> str:
+def _status(now: Estimate, gap: Estimate, best: Estimate | None) -> str:
     if now.status != "ok":
         return "not told"
-    trusted = [c.log_likelihood for c in earlier if c.log_likelihood.status == "ok"]
-    if not trusted or math.isnan(float(gap)):
+    size, sure = float(gap), SIGMAS * float(gap.stderr)  # NaN, hence never above, without chains
+    if size > max(GAP_ALONE, sure):
+        return "chains behind"
+    if best is None:
         return "ok"
-    best = max(trusted, key=float)
-    lost = float(best) - float(now)
-    lost_error = float(np.hypot(best.stderr, now.stderr))
-    behind = float(gap) > max(NATS, SIGMAS * float(gap.stderr))
-    return "chains behind" if behind and lost > max(NATS, SIGMAS * lost_error) else "ok"
+    lost, lost_error = float(best) - float(now), math.hypot(float(best.stderr), float(now.stderr))
+    behind = size > max(NATS, sure) and lost > max(NATS, SIGMAS * lost_error)
+    return "chains behind" if behind else "ok"
 
 
-def tell(checkpoint: Checkpoint, earlier: list[Checkpoint], learning_rate: float, k: int) -> None:
-    """Warn, with the numbers and what to change, when chains fall behind for the first time."""
-    if checkpoint.status != "chains behind" or any(c.status == "chains behind" for c in earlier):
-        return
-    best = max(float(c.log_likelihood) for c in earlier if c.log_likelihood.status == "ok")
+def better(now: Estimate, best: Estimate | None) -> Estimate | None:
+    """The running best: the higher of two log-likelihoods, of which `now` may be untrustworthy."""
+    if now.status != "ok" or (best is not None and float(best) >= float(now)):
+        return best
+    return now
+
+
+def tell(
+    checkpoint: Checkpoint, best: Estimate | None, learning_rate: float, k: int, method: str
+) -> None:
+    """Warn, with the numbers and what to change, that the chains have fallen behind."""
+    now = checkpoint.log_likelihood
+    dropped = ""
+    if best is not None and float(best) > float(now):
+        dropped = f" (best so far {float(best):.4g})"
+    other = "" if method == "pt" else ", or use method='pt'"
     warnings.warn(
         f"the training chains have fallen behind the machine at step {checkpoint.step}: their free "
-        f"energy lies {checkpoint.chain_gap} nats above that of fresh draws, and the "
-        f"log-likelihood has dropped from {best:.4g} to {checkpoint.log_likelihood} nats per "
-        f"sample. Lower learning_rate (now {learning_rate:g}), raise k (now {k}), or use "
-        "method='pt'",
+        f"energy lies {checkpoint.chain_gap} nats above that of fresh draws; the log-likelihood is "
+        f"{now} nats per sample{dropped}. Lower learning_rate (now {learning_rate:g}), raise k "
+        f"(now {k}){other}",
         SamplerWarning,
         stacklevel=4,
     )

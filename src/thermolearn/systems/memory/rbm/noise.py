@@ -21,7 +21,10 @@ LANES = 32
 
 @numba.njit(cache=True, inline="always")
 def _advance(s, lane):  # pragma: no cover
-    """One xoshiro128+ step of a lane: a uniform on the midpoints of a grid of 2^-24."""
+    """One xoshiro128+ step of a lane: a uniform on the midpoints of a grid of 2^-23.
+
+    23 bits and not 24: the last midpoint, 1 - 2^-25, would be rounded to 1 in float32.
+    """
     result = np.uint32(s[0, lane] + s[3, lane])
     t = np.uint32(s[1, lane] << np.uint32(9))
     s[2, lane] ^= s[0, lane]
@@ -31,8 +34,8 @@ def _advance(s, lane):  # pragma: no cover
     s[2, lane] ^= t
     last = s[3, lane]
     s[3, lane] = np.uint32(last << np.uint32(11)) | np.uint32(last >> np.uint32(21))
-    bits = np.int32(result >> np.uint32(8))
-    return (np.float32(bits) + np.float32(0.5)) * np.float32(2.0**-24)
+    bits = np.int32(result >> np.uint32(9))
+    return (np.float32(bits) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
 @numba.njit(cache=True)
@@ -68,12 +71,12 @@ class Noise:
         self.state = words.reshape(4, LANES)
 
     def uniform_(self, out: Tensor) -> Tensor:
-        """Fill a contiguous tensor with uniforms in (0, 1), to 24 bits."""
+        """Fill a contiguous tensor with uniforms in the open interval (0, 1), to 23 bits."""
         _uniform(out.view(-1).numpy(), self.state)
         return out
 
     def normal_(self, out: Tensor) -> Tensor:
-        """Fill a contiguous tensor with standard normals (Box-Muller, cut at 5.9)."""
+        """Fill a contiguous tensor with standard normals (Box-Muller, cut at 5.8)."""
         half = -(-out.numel() // 2)
         u = self.uniform_(torch.empty(2, half, dtype=out.dtype))
         radius = torch.sqrt(-2 * torch.log(u[0]))

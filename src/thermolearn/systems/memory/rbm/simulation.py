@@ -19,6 +19,7 @@ N_CHAINS = 30
 # Intervals of beta per unit at g = 1: the spread of the work grows with g^2 N.
 LEAST_BETAS, BETAS_PER_SPIN = 40, 0.15
 SWEEPS = 5
+MEAN_FIELD_SWEEPS = 3
 
 
 def random_machine(p: Params, seed: int | list[int], sign: float = 1.0) -> Weights:
@@ -34,24 +35,33 @@ def simulate(p: Params, seed: int) -> dict[str, Estimate]:
     """Mean over eight pairs of random machines W and -W, each annealed and then sampled.
 
     W and -W are equally likely and their fluctuations of first order in W cancel. Keys as in
-    `theory`; the error bars are those between the pairs.
+    `theory`; the error bars are those between the pairs. Status ``"low-ess"`` if the annealing of
+    any machine kept less than 10% effective samples.
     """
-    pairs = []
+    pairs, statuses = [], []
     for i in range(PAIRS):
-        rows = [
+        runs = [
             _one(p, random_machine(p, [seed, i], s), Noise([seed, i, j]))
             for j, s in ((1, 1.0), (2, -1.0))
         ]
-        pairs.append(np.mean(rows, axis=0))
+        pairs.append(np.mean([values for values, _ in runs], axis=0))
+        statuses += [status for _, status in runs]
+    bad = [status for status in statuses if status != "ok"]
+    status = bad[0] if bad else "ok"
+    note = f"{len(bad)} of {len(statuses)} machines: {status}" if bad else ""
     names = ("log_partition", "energy", "overlap_visible", "overlap_hidden")
-    return {name: mean_estimate([row[j] for row in pairs]) for j, name in enumerate(names)}
+    return {
+        # every observable is taken from the annealed chains, hence one status
+        name: mean_estimate([row[j] for row in pairs], status=status, note=note)
+        for j, name in enumerate(names)
+    }
 
 
-def _one(p: Params, w: Weights, noise: Noise) -> tuple[float, float, float, float]:
-    """ln Z / N, -<v W h> / N and the overlaps of one machine."""
+def _one(p: Params, w: Weights, noise: Noise) -> tuple[tuple[float, ...], str]:
+    """ln Z / N, -<v W h> / N and the overlaps of one machine, and the status of its annealing."""
     n = w.n_visible + w.n_hidden
     n_betas = max(LEAST_BETAS, int(BETAS_PER_SPIN * p.coupling**2 * n))
-    run = partition.anneal(w, n_betas, N_CHAINS, noise, a0=w.a)
+    run = partition.anneal(w, n_betas, N_CHAINS, noise, a0=_mean_field(w))
     v, energy = run.samples, 0.0
     mean_v, mean_h = [], []
     for _ in range(SWEEPS):
@@ -62,7 +72,21 @@ def _one(p: Params, w: Weights, noise: Noise) -> tuple[float, float, float, floa
         mean_v.append(torch.tanh(w.visible_field(sampling.sample_hidden(w, v, noise))))
         mean_h.append(h)
     overlaps = [_overlap(torch.stack(m).mean(0)) for m in (mean_v, mean_h)]
-    return float(run.log_partition) / n, energy / n, overlaps[0], overlaps[1]
+    values = (float(run.log_partition) / n, energy / n, *overlaps)
+    return values, run.log_partition.status
+
+
+def _mean_field(w: Weights) -> Tensor:
+    """Visible field after a few sweeps of m = tanh(field), near the mean state of the machine.
+
+    Annealing from this field instead of w.a more than doubles the smallest effective sample. It is
+    exact from any field.
+    """
+    field = w.a
+    for _ in range(MEAN_FIELD_SWEEPS):
+        h = torch.tanh(w.b + torch.tanh(field) @ w.W)
+        field = w.a + w.W @ h
+    return field
 
 
 def _overlap(m: Tensor) -> float:

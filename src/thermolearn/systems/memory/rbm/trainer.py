@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from thermolearn.core.errors import ConvergenceError
+from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
 from thermolearn.systems.memory.rbm import monitor, units
 from thermolearn.systems.memory.rbm.gradient import METHODS, GradientSampler
@@ -88,13 +89,23 @@ class Run:
     step: int = 0
     history: list[Checkpoint] = field(default_factory=list)
     interrupted: bool = False
+    best: Estimate | None = None  # highest trusted log-likelihood of all looks
+
+    @property
+    def behind(self) -> bool:
+        """Whether the chains have fallen behind at any time."""
+        return any(c.status == "chains behind" for c in self.history)
 
     @property
     def status(self) -> str:
-        """``"ok"``, ``"interrupted"``, or ``"chains behind"`` once that has happened."""
-        if any(c.status == "chains behind" for c in self.history):
+        """One word on the run; see `RBM.status_`."""
+        if self.behind:
             return "chains behind"
-        return "interrupted" if self.interrupted else "ok"
+        if self.interrupted:
+            return "interrupted"
+        if not self.history or self.history[-1].step < self.step:
+            return "not monitored"
+        return self.history[-1].status
 
     def update(self, batch: Tensor, learning_rate: float) -> None:
         """One step of gradient ascent on the log-likelihood."""
@@ -161,6 +172,9 @@ def train(run: Run, X: Tensor, saved: Callable[[Run], None]) -> None:
     n_steps = per_epoch * s.n_epochs
     stops = checkpoint_steps(n_steps, s.n_checkpoints)
     how = monitor.resolve(s.monitor, run.weights)
+    looks = stops
+    if how == "exact" and s.n_checkpoints < monitor.LEAST_LOOKS:
+        looks = stops | checkpoint_steps(n_steps, monitor.LEAST_LOOKS)
     run.interrupted = False
     order = np.empty(0, dtype=np.int64)
     first = run.step
@@ -173,15 +187,17 @@ def train(run: Run, X: Tensor, saved: Callable[[Run], None]) -> None:
             rows = order[number * s.batch_size : (number + 1) * s.batch_size]
             decay = 1 - step / n_steps if s.schedule == "linear" else 1.0
             run.update(X[torch.from_numpy(rows)], s.learning_rate * decay)
+            if run.step in looks:
+                _look(run, X, how, run.step / per_epoch, run.step in stops)
             if run.step in stops:
-                _checkpoint(run, X, how, run.step / per_epoch)
                 saved(run)
             if asked.is_set():
                 run.interrupted = run.step < n_steps
                 return
 
 
-def _checkpoint(run: Run, X: Tensor, how: str | None, epoch: float) -> None:
+def _look(run: Run, X: Tensor, how: str | None, epoch: float, keep: bool) -> None:
+    """Look at the run; what is seen enters the history at a checkpoint, or if it is bad news."""
     w, s = run.weights, run.settings
     if not all(bool(torch.isfinite(x).all()) for x in (w.W, w.a, w.b)):
         raise ConvergenceError(
@@ -192,11 +208,13 @@ def _checkpoint(run: Run, X: Tensor, how: str | None, epoch: float) -> None:
         return
     chains = run.sampler.chain_v if s.method in ("pcd", "pt") and run.sampler.n_chains > 1 else None
     a0 = units.field_of_mean(w.visible, run.sampler.visible_offset).double()
-    row = monitor.inspect(
-        w, X, chains, how, a0, [s.seed, 3, run.step], run.step, epoch, run.history
-    )
-    monitor.tell(row, run.history, s.learning_rate, s.k)
-    run.history.append(row)
+    row = monitor.inspect(w, X, chains, how, a0, [s.seed, 3, run.step], run.step, epoch, run.best)
+    news = row.status == "chains behind" and not run.behind
+    if news:
+        monitor.tell(row, run.best, s.learning_rate, s.k, s.method)
+    if keep or news:
+        run.history.append(row)
+    run.best = monitor.better(row.log_likelihood, run.best)
 
 
 @contextmanager

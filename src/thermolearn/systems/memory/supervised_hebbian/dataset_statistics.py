@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.concept_emergence.data import signs
+from thermolearn.systems.memory.archetypes import signs
 from thermolearn.systems.memory.supervised_hebbian.examples import check_signs, labeled_examples
 
 # Fewer examples than this in a class do not tell the two parts of the variance apart.
@@ -18,6 +18,8 @@ FEW = 4
 # A tree of fewer examples than this says nothing; p can reach 0.05 from 19 surrogates on.
 LEAST_EXAMPLES, LEAST_SURROGATES = 20, 19
 SIGNIFICANT = 0.05
+# Standard errors of r^2 above zero, below which rho is not estimated, and is flagged.
+NO_SIGNAL, WEAK_SIGNAL = 2.0, 5.0
 
 
 # -- entropy -----------------------------------------------------------------------------------
@@ -38,7 +40,9 @@ def dataset_entropy(X: ArrayLike, y: ArrayLike) -> Estimate:
     -------
     Estimate
         NaN with status "no signal" where r^2 is below two standard errors: rho is then not
-        bounded from above.
+        bounded from above. "weak signal" below five, or where a single class of fewer than 4
+        examples leaves the error unknown: data sets whose r^2 came out small by chance are
+        missing here, so that where the true r^2 is near two errors rho is a third too low.
 
     Raises
     ------
@@ -51,7 +55,7 @@ def dataset_entropy(X: ArrayLike, y: ArrayLike) -> Estimate:
     """
     squared = mean_pair_overlap(X, y)
     r2, error = float(squared.value), float(np.nan_to_num(squared.stderr))
-    if not r2 > 2 * error:
+    if not r2 > NO_SIGNAL * error:
         note = f"squared quality {squared}: no overlap within classes that can be told from none"
         return Estimate(math.nan, math.nan, status="no signal", note=note)
     share = float(np.mean(1 / np.unique(np.asarray(y), return_counts=True)[1]))
@@ -60,6 +64,7 @@ def dataset_entropy(X: ArrayLike, y: ArrayLike) -> Estimate:
         value,
         share * float(squared.stderr) / r2**2,
         n_eff=squared.n_eff,
+        status="ok" if 0 < error < r2 / WEAK_SIGNAL else "weak signal",
         note="for the class sizes of this data set",
     )
 
@@ -71,7 +76,7 @@ def mean_pair_overlap(X: ArrayLike, y: ArrayLike) -> Estimate:
 
     The error is that of leaving out one example at a time, less the part of it that counts pairs
     twice (a U-statistic); features may be correlated. With fewer than 4 examples in a class it is
-    the spread between classes instead, NaN for one class.
+    the spread between classes instead, whose number is then n_eff; NaN for one class.
 
     Parameters, errors: see `dataset_entropy`.
     """
@@ -83,11 +88,13 @@ def mean_pair_overlap(X: ArrayLike, y: ArrayLike) -> Estimate:
         overlap, variance = _pair_overlap(examples[rows].astype(np.float64))
         overlaps.append(overlap)
         variances.append(variance)
-    total = float(np.sum(variances))
-    if math.isnan(total) and len(groups) > 1:
-        total = len(groups) * float(np.var(overlaps, ddof=1))
+    total, n_eff = float(np.sum(variances)), len(examples)
+    if math.isnan(total):
+        n_eff = len(groups)
+        if n_eff > 1:
+            total = n_eff * float(np.var(overlaps, ddof=1))
     error = math.sqrt(total) / len(groups)
-    return Estimate(float(np.mean(overlaps)), error, n_eff=float(len(examples)))
+    return Estimate(float(np.mean(overlaps)), error, n_eff=float(n_eff))
 
 
 def _pair_overlap(members: np.ndarray) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.systems.memory.concept_emergence.data import check_memory
+from thermolearn.systems.memory.archetypes import check_memory, hebb_matrix
 
 
 def hebb_supervised(
@@ -57,18 +57,9 @@ def hebb_supervised(
     strength = float((means**2).mean()) if normalise else 1.0
     if strength == 0:
         raise ValueError("the mean of every class is zero: there is nothing to store")
-    return couplings_of_means(means, strength, diagonal)
-
-
-def couplings_of_means(means: np.ndarray, strength: float, diagonal: bool = False) -> np.ndarray:
-    """J = means^T means / (N strength), float32 (N, N), for class means (K, N)."""
     n = means.shape[1]
     check_memory(4 * n**2, f"a coupling matrix of {n} x {n} float32")
-    scaled = (means / np.sqrt(n * strength)).astype(np.float32)
-    J = scaled.T @ scaled
-    if not diagonal:
-        np.fill_diagonal(J, 0)
-    return J
+    return hebb_matrix([means], n, n * strength, diagonal)
 
 
 def binarise(X: ArrayLike, threshold: float | ArrayLike) -> np.ndarray:

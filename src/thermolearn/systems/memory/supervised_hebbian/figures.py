@@ -10,14 +10,13 @@ import numpy as np
 from thermolearn.core.drawing import Drawing
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.concept_emergence.data import ArchetypeDataset
+from thermolearn.systems.memory.archetypes import ArchetypeDataset, run_from_archetypes
 from thermolearn.systems.memory.example_noise import Kind, critical_sample_size, engine
 from thermolearn.systems.memory.supervised_hebbian.classifier import (
     RULES,
     Clustering,
     HebbClassifier,
 )
-from thermolearn.systems.memory.supervised_hebbian.simulation import measure_overlaps
 
 # Pixels of the 8 x 8 digits run from 0 to 16.
 INK = 7.5
@@ -84,7 +83,8 @@ def figure(
 def _overlap(N: int, K: int, M: int, r: float, T: float, seed: int) -> float:
     """Mean overlap over the starts of one network."""
     data = ArchetypeDataset(N, K, M, r, seed)
-    return float(measure_overlaps(data, T, sweeps=60, starts=min(K, 4), seed=seed).m.mean())
+    J = data.supervised_couplings()
+    return float(run_from_archetypes(J, data, T, 60, seed, starts=min(K, 4)).m.mean())
 
 
 def _spaced(low: float, high: float, n: int) -> np.ndarray:

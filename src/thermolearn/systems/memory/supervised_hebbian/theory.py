@@ -18,11 +18,12 @@ from scipy import special
 
 from thermolearn.core.fixed_point import bracketed_root, damped_iteration
 from thermolearn.core.gaussian import gauss_nodes
-from thermolearn.systems.memory.concept_emergence.data import (
+from thermolearn.systems.memory.example_noise import (
+    checked_load,
     checked_quality,
     positive_integer,
+    supervised_engine,
 )
-from thermolearn.systems.memory.example_noise import supervised_engine
 from thermolearn.systems.memory.replica_symmetric import Branch, RSState
 
 # Panel ends around the step of tanh, in units of T.
@@ -136,7 +137,7 @@ def supervised_theory_large_m(alpha: float, rho: float, T: float) -> LargeMState
     ----------
     arXiv:2203.01304; rederived here from the binomial equations by Gaussian integration by parts.
     """
-    load = _checked_load(alpha)
+    load = checked_load(alpha)
     if not (math.isfinite(rho) and rho >= 0):
         raise ValueError(f"rho must be finite and >= 0, got {rho!r}")
     if not (math.isfinite(T) and T >= 0):
@@ -179,9 +180,3 @@ def _averages(n_p: float, C: float, alpha: float, rho: float, T: float) -> tuple
     z, weight = gauss_nodes(math.sqrt(variance), n=12, kinks=list(T * STEEP - n_p))
     t = np.tanh((n_p + z) / T)
     return float(weight @ t), float(weight @ (1 - t * t)) / T
-
-
-def _checked_load(alpha: float) -> float:
-    if isinstance(alpha, bool) or not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"load alpha must be finite and > 0, got {alpha!r}")
-    return float(alpha)

@@ -1,9 +1,13 @@
-"""Archetypes seen only through blurred examples, and the Hebb matrix of the examples."""
+"""Archetypes seen only through blurred examples: data, Hebb matrices, and the dynamics of recall.
+
+Shared by the memories that learn from examples, with labels and without.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +17,7 @@ from thermolearn.systems.memory.example_noise import (
     positive_integer,
     second_moment,
 )
+from thermolearn.systems.memory.glauber import GlauberSampler
 
 # Examples held in memory at a time, as spins (float32 for the product: four bytes each).
 CHUNK = 2**24
@@ -112,7 +117,15 @@ class ArchetypeDataset:
         check_memory(4 * self.N**2, f"a coupling matrix of {self.N} x {self.N} float32")
         strength = self.second_moment if normalise else 1.0
         chunks = (chunk for mu in range(self.K) for chunk in self._chunks(mu))
-        return _hebb_matrix(chunks, self.N, self.N * self.M * strength, diagonal)
+        return hebb_matrix(chunks, self.N, self.N * self.M * strength, diagonal)
+
+    def supervised_couplings(self) -> np.ndarray:
+        """J_ij = (1 / (N calR)) sum_mu etabar_i etabar_j, float32 (N, N), zero diagonal.
+
+        etabar is the mean example of an archetype: what one learns from examples with labels.
+        """
+        check_memory(4 * self.N**2, f"a coupling matrix of {self.N} x {self.N} float32")
+        return hebb_matrix([self.means()], self.N, self.N * self.second_moment, False)
 
     def _chunks(self, mu: int) -> Iterator[np.ndarray]:
         """The examples of one archetype, int8 (rows, N), in order."""
@@ -167,7 +180,79 @@ def hebb_unsupervised(
     elif normalise:
         strength = second_moment(checked_quality(r), M)
     check_memory(4 * N**2, f"a coupling matrix of {N} x {N} float32")
-    return _hebb_matrix(examples, N, N * M * strength, diagonal)
+    return hebb_matrix(examples, N, N * M * strength, diagonal)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Averages over chains started at archetypes of one data set.
+
+    Attributes
+    ----------
+    m : float array (starts,)
+        Overlap of the mean spins with the archetype started at.
+    n : float array (starts,)
+        With the mean example of that archetype.
+    q : float array (starts,)
+        Edwards-Anderson parameter: product of the mean spins of two independent chains, so that
+        the noise of a finite run does not add to it.
+    energy : float array (starts,)
+        Per spin, J without its diagonal.
+    """
+
+    m: np.ndarray
+    n: np.ndarray
+    q: np.ndarray
+    energy: np.ndarray
+
+
+def run_from_archetypes(
+    J: ArrayLike,
+    data: ArchetypeDataset,
+    T: float,
+    sweeps: int,
+    seed: int,
+    starts: int = 1,
+) -> Retrieval:
+    """Two chains from each of the first archetypes; a quarter of the sweeps is warm-up.
+
+    Parameters
+    ----------
+    J : array (N, N)
+        Couplings made of the examples, with labels or without, zero diagonal.
+    data : ArchetypeDataset
+        Where the archetypes and the mean examples come from.
+    T : float
+        Temperature >= 0. At T = 0 a chain ends with its first sweep without a flip.
+    sweeps : int
+        At least 4.
+    seed : int
+        Of the chains.
+    starts : int
+        Archetypes started at, from 1 to K.
+
+    Raises
+    ------
+    ValueError
+        More starts than archetypes, or what `GlauberSampler` refuses.
+    """
+    if not 1 <= starts <= data.K:
+        raise ValueError(f"starts must lie between 1 and K = {data.K}, got {starts!r}")
+    patterns = data.archetypes[:starts]
+    run = GlauberSampler(J).run(np.concatenate([patterns, patterns]), T, sweeps, seed)
+    mean = run.spins.astype(np.float64) if T == 0 else run.mean_spins
+    first, second = mean[:starts], mean[starts:]
+    center = (first + second) / 2
+    kept = run.energy[:, run.warmup :] if T > 0 else run.energy
+    energy = np.array(
+        [row[np.isfinite(row)][slice(-1, None) if T == 0 else slice(None)].mean() for row in kept]
+    )
+    return Retrieval(
+        (center * patterns).mean(1),
+        (center * data.means()[:starts]).mean(1),
+        (first * second).mean(1),
+        (energy[:starts] + energy[starts:]) / 2,
+    )
 
 
 def checked_examples(eta: ArrayLike) -> np.ndarray:
@@ -198,9 +283,7 @@ def check_memory(size: int, what: str) -> None:
         )
 
 
-def _hebb_matrix(
-    chunks: Iterable[np.ndarray], N: int, divisor: float, diagonal: bool
-) -> np.ndarray:
+def hebb_matrix(chunks: Iterable[np.ndarray], N: int, divisor: float, diagonal: bool) -> np.ndarray:
     """Sum of outer products of the rows of all chunks over the divisor, float32 (N, N)."""
     J = np.zeros((N, N), dtype=np.float32)
     held: list[np.ndarray] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thermolearn.systems.memory.concept_emergence import ArchetypeDataset, data, hebb_unsupervised
+from thermolearn.systems.memory import archetypes
+from thermolearn.systems.memory.archetypes import ArchetypeDataset, hebb_unsupervised
 
 
 def test_examples_are_blurred_archetypes() -> None:
@@ -30,7 +31,7 @@ def test_an_example_depends_on_its_seed_only(monkeypatch: pytest.MonkeyPatch) ->
     small = ArchetypeDataset(100, 5, 7, 0.5, seed=3)
     np.testing.assert_array_equal(big.examples(2)[:7], small.examples(2))
     J = big.unsupervised_couplings()
-    monkeypatch.setattr(data, "CHUNK", 450)  # four examples at a time
+    monkeypatch.setattr(archetypes, "CHUNK", 450)  # four examples at a time
     np.testing.assert_array_equal(big.examples(2)[:7], small.examples(2))
     np.testing.assert_allclose(big.unsupervised_couplings(), J, atol=1e-6)
     assert not np.array_equal(big.examples(0), ArchetypeDataset(100, 5, 30, 0.5, 4).examples(0))
@@ -47,6 +48,14 @@ def test_couplings_are_the_sum_over_examples() -> None:
     assert not np.diagonal(plain).any()
     np.testing.assert_allclose(plain, hebb_unsupervised(eta, normalise=False), rtol=1e-6)
     np.testing.assert_allclose(plain, calR * made.unsupervised_couplings(), rtol=1e-5)
+
+
+def test_couplings_with_labels_are_those_of_the_mean_examples() -> None:
+    made = ArchetypeDataset(30, 4, 5, 0.6, seed=0)
+    means = made.all_examples().mean(axis=1)
+    naive = np.einsum("ki,kj->ij", means, means) / (30 * (0.36 + 0.64 / 5))
+    np.fill_diagonal(naive, 0)
+    np.testing.assert_allclose(made.supervised_couplings(), naive, rtol=1e-5, atol=1e-7)
 
 
 def test_the_strength_is_measured_if_the_quality_is_not_given() -> None:
