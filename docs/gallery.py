@@ -10,8 +10,10 @@ import ast
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from thermolearn.study.citation import bibtex
 from thermolearn.study.compare import compare
@@ -72,6 +74,34 @@ def module_files(entry: Entry) -> list[Path]:
     return [entry.path, *(path for path in others if not path.name.startswith("_"))]
 
 
+def behind(files: Iterable[Path]) -> list[Path]:
+    """The files and all that they import of the library, however far, sorted."""
+    found: set[Path] = set()
+    waiting = list(files)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.exists():
+            found.add(path)
+            waiting.extend(_imported(path))
+    return sorted(found)
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    """Files of the library that one file may mean by its imports, wherever they stand in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            top, *parts = name.split(".")
+            if top == SOURCE.name and parts:
+                place = SOURCE.joinpath(*parts)
+                yield from (place.with_name(f"{place.name}.py"), place / "__init__.py")
+
+
 def _rank(family: str) -> int:
     return list(FAMILIES).index(family) if family in FAMILIES else len(FAMILIES)
 
@@ -93,7 +123,7 @@ def _page(entry: Entry) -> str:
     kinds = {field.name: field.type for field in dataclasses.fields(module.Params)}
     rows = [f"| `--{n.replace('_', '-')}` | {kinds[n]} | `{v}` |" for n, v in defaults.items()]
     parameters = "\n".join(["| Option | Type | Default |", "| --- | --- | --- |", *rows])
-    calls = "\n\n".join(_directive(path) for path in module_files(entry))
+    calls = "\n\n".join([*_hidden(entry), *map(_directive, module_files(entry))])
     return f"""# {entry.title}
 
 `{entry.name}`, after {links}
@@ -140,6 +170,36 @@ def _directive(path: Path) -> str:
     return f"::: {dotted}\n    options:\n      members: {own or 'false'}"
 
 
+def _hidden(entry: Entry) -> list[str]:
+    """The functions of a package that a module of the same name, such as theory.py, hides from the
+    directives, written out."""
+    from griffe import Function, visit
+
+    own = visit("entry", entry.path, entry.path.read_text(encoding="utf-8")).members
+    hidden = [path.stem for path in module_files(entry) if path != entry.path]
+    return [_written_out(own[name]) for name in hidden if isinstance(own.get(name), Function)]
+
+
+def _written_out(function: Any) -> str:
+    """Heading, signature and docstring of a function, as the directives show them."""
+    given = ", ".join(f"{p.name}: {p.annotation}" for p in function.parameters)
+    lines = [
+        f"### `{function.name}`",
+        f"```python\n{function.name}({given}) -> {function.returns}\n```",
+    ]
+    for section in function.docstring.parse("numpy") if function.docstring else []:
+        if section.kind.value == "text":
+            lines.append(section.value)
+        elif isinstance(section.value, list):
+            items = [
+                f"- `{getattr(item, 'name', '') or item.annotation}`: "
+                + " ".join(item.description.split())
+                for item in section.value
+            ]
+            lines.append(f"**{section.kind.value.capitalize()}**\n\n" + "\n".join(items))
+    return "\n\n".join(lines)
+
+
 def _address(paper: str) -> str:
     kind, _, name = paper.partition(":")
     return f"https://arxiv.org/abs/{name}" if kind == "arXiv" else f"https://doi.org/{name}"
@@ -155,8 +215,8 @@ def _compute(name: str) -> Path:
     """Run a system if its sources changed since the last time, and forget what was before."""
     entry = catalogue()[name]
     digest = hashlib.sha256(entry.source_hash().encode())
-    shared = [*sorted((SOURCE / "core").glob("*.py")), SOURCE / "study" / "compare.py"]
-    for path in shared:
+    judges = [SOURCE / "study" / f"{n}.py" for n in ("compare", "observable", "seeds", "export")]
+    for path in [*behind(entry.sources), *judges]:
         digest.update(path.read_bytes())
     folder = CACHE / f"{name}-{digest.hexdigest()[:16]}"
     if not (folder / "table.txt").exists():

@@ -26,6 +26,7 @@ ABOUT = {
     "size": "n_flips",
     "sizes": (400, 800),
     "allowance": {"square": (1.0, 1.0)},
+    "scale": {"mean": 1.0, "square": 1.0},
     "contrast": {"bias": 0.6},
     "seeds": 24,
     "figures": {"1": "figure"},

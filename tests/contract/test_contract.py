@@ -16,11 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contract_checks import (
+    Case,
+    check_agreement,
+    check_contrast,
+    check_independence,
+    check_mutation,
+    check_names,
+    check_power,
+    check_seeds_matter,
+)
 
 from thermolearn.core.drawing import Drawing
 from thermolearn.core.estimate import Estimate
 from thermolearn.study.citation import bibtex
-from thermolearn.study.compare import Comparison, judge, judge_observable
 from thermolearn.study.contract import (
     bare_paper,
     catalogue,
@@ -29,11 +38,36 @@ from thermolearn.study.contract import (
     params_from_text,
     params_to_text,
 )
-from thermolearn.study.seeds import run_seeds
 
 SYSTEMS = catalogue()
 FIGURES = [(name, str(n)) for name, entry in SYSTEMS.items() for n in entry.about["figures"]]
 REFERENCES = Path(__file__).resolve().parents[2] / "docs" / "references.md"
+
+# Functions of data and of parameters that both sides may call, each read: checks that raise and
+# return what they were given, the variance of the examples, the activation function.
+CHECKED = ("checked_quality", "positive_integer", "second_moment")
+SHARED: dict[str, tuple[str, ...]] = {
+    "memory.concept_emergence": CHECKED,
+    "memory.supervised_hebbian": CHECKED,
+    "memory.decimation": ("check_delta", "check_integer", "check_number"),
+    "memory.pavlov": (
+        "PavlovHebb.__post_init__",
+        "PavlovHebb.steps",
+        "ConditioningExperiment.__post_init__",
+        "ConditioningExperiment._schedule",
+        "ConditioningExperiment._settled",
+        "_check_trials",
+        "check_number",
+        "check_step",
+        "steps_in",
+    ),
+    "training.canonical": (
+        "check_variances",
+        "check_widths",
+        "resolve_activation",
+        "value_and_slope",
+    ),
+}
 
 # What only one of the two sides may call: functions of files of these names.
 THEORY_FILES = {"theory", "replica_symmetric", "tap", "saddle_point"}
@@ -48,31 +82,24 @@ def over_systems(test: Callable[..., None]) -> Callable[..., None]:
 
 # -- what was computed, once ---------------------------------------------------------------------
 @cache
+def case(name: str) -> Case:
+    return Case(load(name), frozenset(SHARED.get(name, ())))
+
+
 def system(name: str) -> ModuleType:
-    return load(name)
+    return case(name).module
 
 
-@cache
 def params(name: str, which: int = 0) -> Any:
-    about = system(name).ABOUT
-    return make_params(system(name), {about["size"]: about["sizes"][which]})
+    return case(name).params[which]
 
 
-@cache
-def prediction(name: str, which: int = 0) -> dict[str, Estimate]:
-    return system(name).theory(params(name, which))
+def prediction(name: str) -> dict[str, Estimate]:
+    return case(name).predictions[0]
 
 
-@cache
-def samples(name: str, which: int = 0) -> list[dict[str, Estimate]]:
-    module = system(name)
-    done, failures = run_seeds(module.__name__, params(name, which), module.ABOUT["seeds"])
-    assert not failures
-    return done
-
-
-def comparison(name: str, which: int = 0) -> Comparison:
-    return judge(system(name), params(name, which), prediction(name, which), samples(name, which))
+def samples(name: str) -> list[dict[str, Estimate]]:
+    return case(name).samples[0]
 
 
 def bits(values: dict[str, Estimate]) -> dict[str, tuple[bytes, bytes, str]]:
@@ -89,51 +116,32 @@ def test_there_are_systems() -> None:
 
 @over_systems
 def test_theory_and_simulation_speak_of_the_same(name: str) -> None:
-    about, predicted = system(name).ABOUT, prediction(name)
-    assert about["seeds"] >= 24  # Student's t at the probability of 4 sigma stays below 5
-    for sample in samples(name):
-        assert sample.keys() == predicted.keys()
-        for key, e in sample.items():
-            assert np.shape(e.value) == np.shape(predicted[key].value)
-    arrays = {key for key, e in predicted.items() if np.ndim(e.value)}
-    assert set(about["axes"]) == arrays, "every array has a named axis"
-    assert set(about["allowance"]) <= set(predicted)
+    check_names(case(name))
 
 
 @over_systems
 @pytest.mark.parametrize("which", [0, 1], ids=["small", "large"])
 def test_theory_and_simulation_agree(name: str, which: int) -> None:
-    result = comparison(name, which)
-    assert result.agrees, f"\n{result}"
+    check_agreement(case(name), which)
 
 
 @over_systems
 def test_the_theory_of_other_parameters_is_rejected(name: str) -> None:
-    module = system(name)
-    other = make_params(module, module.ABOUT["contrast"])
-    result = judge(module, params(name), module.theory(other), samples(name))
-    assert result.disagrees, f"\n{result}"
+    check_contrast(case(name))
 
 
 @over_systems
 def test_a_small_error_of_the_theory_is_noticed(name: str) -> None:
-    about, size = system(name).ABOUT, getattr(params(name), system(name).ABOUT["size"])
-    for key, predicted in prediction(name).items():
-        if np.ndim(predicted.value):
-            continue
-        values = [sample[key] for sample in samples(name)]
-        row = judge_observable(key, predicted, values)
-        shift = max(0.02 * abs(row.theory), 5 * row.stderr)
-        c, gamma = about["allowance"].get(key, (0.0, 0.0))
-        for sign in (-1, 1):  # measured from the simulation, so that chance takes no part
-            wrong = Estimate(row.simulation + sign * shift, predicted.stderr)
-            verdict = judge_observable(key, wrong, values, c * float(size) ** -gamma)
-            assert verdict.verdict == "DISAGREES", (
-                f"{key}: a shift by {shift:.3g} goes unnoticed below {verdict.detectable:.3g}"
-            )
+    check_mutation(case(name))
+    check_power(case(name))
 
 
 # -- independence --------------------------------------------------------------------------------
+@over_systems
+def test_theory_and_simulation_run_nothing_in_common(name: str) -> None:
+    check_independence(case(name))
+
+
 def forbid(monkeypatch: pytest.MonkeyPatch, module: ModuleType, side: str, files: set[str]) -> None:
     """Replace one side by exceptions: its entry, the functions of its files, wherever imported."""
 
@@ -182,11 +190,11 @@ def test_the_theory_does_not_call_the_simulation(
 
 @over_systems
 def test_a_seed_fixes_the_bits_and_only_a_seed(name: str) -> None:
-    first, second = samples(name)[:2]
+    first = samples(name)[0]
     state = np.random.get_state()[1].copy()  # type: ignore[index]
     assert bits(system(name).simulate(params(name), 0)) == bits(first)
     assert (np.random.get_state()[1] == state).all(), "the global generator was drawn from"  # type: ignore[index]
-    assert any(not np.array_equal(first[key].value, second[key].value) for key in first)
+    check_seeds_matter(case(name))
 
 
 # -- parameters ----------------------------------------------------------------------------------

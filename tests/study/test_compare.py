@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from thermolearn.core.estimate import Estimate
-from thermolearn.study.compare import Comparison, compare, judge_observable, threshold
+from thermolearn.study.compare import Comparison, compare, judge
+from thermolearn.study.observable import judge_observable, threshold
 from thermolearn.study.seeds import run_seeds
 
 
@@ -35,7 +36,7 @@ def test_threshold_is_student_t_at_the_probability_of_four_sigma():
 
 def test_a_true_theory_is_rejected_as_often_as_stated(monkeypatch):
     # at 1.5 sigma instead of 4, lest ten million runs be needed; few seeds, so that t matters
-    monkeypatch.setattr("thermolearn.study.compare.SIGMAS", 1.5)
+    monkeypatch.setattr("thermolearn.study.observable.SIGMAS", 1.5)
     threshold.cache_clear()
     stated = 2 * stats.norm.sf(1.5)
     generator = np.random.default_rng(0)
@@ -69,8 +70,8 @@ def test_a_wrong_theory_is_caught_at_detectable():
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_verdict_turns_exactly_at_detectable(sign):
-    values = np.random.default_rng(2).normal(5, 1, 10)
-    for error in (0.0, 0.4):
+    values = np.random.default_rng(2).normal(5, 0.4, 10)
+    for error in (0.0, 0.15):
         row = judge_observable("x", Estimate(5.0, error), sampled(values), 0.1)
         for factor, verdict in ((0.999, "agrees"), (1.001, "DISAGREES")):
             shifted = Estimate(values.mean() + sign * factor * row.detectable, error)
@@ -91,7 +92,12 @@ def test_an_array_is_judged_by_its_worst_element():
     generator = np.random.default_rng(3)
     values = generator.normal(0, [1, 1, 1, 0.01], size=(30, 4))
     theory = np.zeros(4)
-    assert judge_observable("x", Estimate(theory), sampled(values)).verdict == "agrees"
+    row = judge_observable("x", Estimate(theory), sampled(values), scale=10.0)
+    assert row.verdict == "agrees"
+    # the largest of what could go unseen, not that of the element that fits worst
+    assert row.detectable == pytest.approx(
+        threshold(30, 4) * values.std(0, ddof=1).max() / math.sqrt(30)
+    )
     theory[3] = 0.05
     row = judge_observable("x", Estimate(theory), sampled(values), axis="layer")
     assert (row.verdict, row.element, row.elements) == ("DISAGREES", (3,), 4)
@@ -101,14 +107,120 @@ def test_an_array_is_judged_by_its_worst_element():
 
 
 # -- what cannot be told -------------------------------------------------------------------------
-def test_without_spread_the_difference_itself_decides():
-    assert judge_observable("x", Estimate(0.3), sampled([0.1 + 0.2] * 5)).verdict == "agrees"
-    row = judge_observable("x", Estimate(0.3), sampled([0.31] * 5))
-    assert (row.verdict, row.z, row.note) == ("DISAGREES", math.inf, "no spread between seeds")
-    assert judge_observable("x", Estimate(0.3), sampled([0.31] * 5), 0.02).verdict == "agrees"
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("theory", "samples", "reason"),
+    [
+        (
+            Estimate(0.5),
+            sampled([0.96, 0.98]),
+            "2 seeds need 1.01e.04 standard errors; .* at least 7",
+        ),
+        (Estimate(0.97), sampled([0.96, 0.97, 0.98, 0.97, 0.97, 0.96]), "6 seeds need 12.3"),
+        (Estimate(0.0, 1e6), "5 +- 0.1", "the error of the theory is too large"),
+        (Estimate(0.5), "0.9 +- 5", "about .* seeds are needed"),
+        (Estimate(0.5), [Estimate(0.9, 10.0)] * 24, "seeds are needed"),
+        (Estimate(0.0), "0 +- 0.01", "or a scale in ABOUT"),
+        (
+            Estimate(np.zeros(3)),
+            sampled(np.zeros((24, 3)) + np.arange(24)[:, None] - 11.5),
+            "scale",
+        ),
+        (Estimate(0.5), sampled([0.5]), "one seed has no error bar"),
+        (Estimate(0.02), sampled([0.0] * 24), "no spread between seeds"),
+    ],
+)
+def test_what_could_not_have_been_seen_is_not_agreement(theory, samples, reason):
+    if isinstance(samples, str):
+        center, sigma = map(float, samples.split(" +- "))
+        samples = sampled(np.random.default_rng(0).normal(center, sigma, 24))
+    row = judge_observable("m", theory, samples)
+    assert row.verdict == "cannot tell"
+    assert re.search(reason, row.note), row.note
+
+
+def test_a_large_allowance_is_no_agreement():
+    values = sampled(np.random.default_rng(0).normal(0.9, 0.01, 24))
+    row = judge_observable("m", Estimate(0.5), values, 0.6)
+    assert row.verdict == "cannot tell" and "allowance is too large" in row.note
+    for allowance in (math.inf, math.nan, -0.1):
+        with pytest.raises(ValueError, match="allowance of m must be finite"):
+            judge_observable("m", Estimate(0.5), values, allowance)
+
+
+def test_half_of_the_scale_is_the_limit():
+    values = np.random.default_rng(1).normal(0.0, 1.0, 24)
+    unseen = judge_observable("m", Estimate(0.0), sampled(values)).detectable
+    for factor, verdict in ((1.99, "cannot tell"), (2.01, "agrees")):
+        row = judge_observable("m", Estimate(0.0), sampled(values), scale=factor * unseen)
+        assert row.verdict == verdict
+
+
+def test_without_spread_only_an_exact_number_disagrees():
+    assert judge_observable("x", Estimate(0.3), sampled([0.1 + 0.2] * 9)).verdict == "agrees"
+    rounding = 0.31 * (1 + 2e-15 * (np.arange(9) % 3 - 1))
+    for values in ([0.31] * 9, rounding):
+        row = judge_observable("x", Estimate(0.3), sampled(values))
+        assert row.verdict == "cannot tell" and "no spread between seeds" in row.note
+        assert row.detectable == math.inf
+        row = judge_observable("x", Estimate(0.3), sampled(values), exact=True)
+        assert (row.verdict, row.z, row.note) == ("DISAGREES", math.inf, "no spread between seeds")
+        assert judge_observable("x", Estimate(0.3), sampled(values), 0.02).verdict == "agrees"
+    few = judge_observable("x", Estimate(0.3), sampled([0.3, 0.3]), exact=True)
+    assert few.verdict == "agrees"
     # the error bar of the seeds themselves, where they have one
     known = [Estimate(0.31, 0.01)] * 4
     assert judge_observable("x", Estimate(0.3), known).z == pytest.approx(2)
+    # an array with a bin that is always empty is judged by the others
+    bins = np.random.default_rng(0).normal([1.0, 0.0], [0.1, 0.0], (24, 2))
+    assert judge_observable("x", Estimate([1.0, 0.0]), sampled(bins)).verdict == "agrees"
+    assert judge_observable("x", Estimate([1.0, 1e-4]), sampled(bins)).verdict == "cannot tell"
+    assert judge_observable("x", Estimate([2.0, 1e-4]), sampled(bins)).verdict == "DISAGREES"
+
+
+def test_false_alarms_of_laws_that_are_not_gaussian():
+    # rare events: without one in 24 seeds nothing is told, instead of a disagreement
+    generator = np.random.default_rng(2)
+    runs = [
+        judge_observable("x", Estimate(0.02), sampled(1.0 * (generator.random(24) < 0.02)))
+        for _ in range(500)
+    ]
+    assert {row.verdict for row in runs} == {"cannot tell"}
+    # a lognormal law with sigma = 1: 1.2e-2 instead of 6e-5, as the documentation says
+    draws = np.exp(generator.normal(size=(4000, 24)))
+    runs = [judge_observable("x", Estimate(math.exp(0.5)), sampled(draw)) for draw in draws]
+    assert 0.006 < np.mean([row.verdict == "DISAGREES" for row in runs]) < 0.018
+
+
+def test_skewed_seeds_are_noted():
+    values = np.full(24, 1.0)
+    values[3] = 1.2
+    row = judge_observable("x", Estimate(1.0), sampled(values))
+    assert row.verdict == "agrees" and "skewness +4.6" in row.note
+    values = np.random.default_rng(0).normal(1, 0.1, 24)
+    assert judge_observable("x", Estimate(1.0), sampled(values)).note == ""
+
+
+def test_nothing_to_judge(coin):
+    with pytest.raises(ValueError, match="x is an array without elements"):
+        judge_observable("x", Estimate(np.zeros(0)), sampled(np.zeros((4, 0))))
+    with pytest.raises(ValueError, match="x has no samples"):
+        judge_observable("x", Estimate(0.0), [])
+    empty = judge(coin, coin.Params(), {}, [{}] * 8)
+    assert not empty.agrees and not empty.disagrees and "nothing to compare" in empty.verdict
+
+
+def test_scale_and_exact_are_read_from_about(coin, monkeypatch):
+    near = {"bias": 0.5}
+    assert compare("coin", near)["mean"].verdict == "agrees"
+    monkeypatch.delitem(coin.ABOUT, "scale")
+    assert compare("coin", near)["mean"].verdict == "cannot tell"
+    right = coin.simulate
+    constant = {"mean": Estimate(0.41)}
+    monkeypatch.setattr(coin, "simulate", lambda p, seed: {**right(p, seed), **constant})
+    assert compare("coin")["mean"].verdict == "cannot tell"
+    monkeypatch.setitem(coin.ABOUT, "exact", ["mean"])
+    assert compare("coin")["mean"].verdict == "DISAGREES"
 
 
 @pytest.mark.parametrize(

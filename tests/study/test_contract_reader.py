@@ -1,5 +1,6 @@
 """The catalogue is read from sources, names are forgiving, parameters survive as text."""
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,12 @@ def test_papers(coin):
     with pytest.raises(ValueError, match=r"did you mean.* arXiv:2109\.00454"):
         find_by_paper("2109.00455")
     assert bare_paper("doi:10.1103/PhysRevLett.55.1530") == "10.1103/physrevlett.55.1530"
-    assert bare_paper("https://doi.org/10.1103/X") == "10.1103/x"
+    for name in ("https://doi.org/10.1103/X", "http://dx.doi.org/10.1103/x"):
+        assert bare_paper(name) == "10.1103/x"
+    for name in ("arXiv:math/0403022v2", "https://www.arxiv.org/abs/math/0403022v10"):
+        assert bare_paper(name) == "math/0403022"
+    assert bare_paper("https://www.arxiv.org/abs/2109.00454v1") == "2109.00454"
+    assert bare_paper("arXiv:cond-mat.dis-nn/0403022v1") == "cond-mat.dis-nn/0403022"
 
 
 # -- the contract --------------------------------------------------------------------------------
@@ -106,7 +112,23 @@ def test_a_good_system_loads(coin):
         (lambda m: m.ABOUT.update(size="n"), "ABOUT names 'n', which is no field"),
         (lambda m: m.ABOUT.update(contrast={"bais": 1}), "ABOUT names 'bais'"),
         (lambda m: m.ABOUT.update(allowance={"mean": 0.1}), "allowance of 'mean'"),
-        (lambda m: m.ABOUT.update(seeds=1), "at least 2"),
+        (lambda m: m.ABOUT.update(seeds=6), "at least 7"),
+        (lambda m: m.ABOUT.update(sizes=(400, 599)), "1.5 times or more apart"),
+        *(
+            (lambda m, law=law: m.ABOUT.update(allowance={"mean": law}), "finite, c >= 0 and gamma")
+            for law in [
+                (math.inf, 1.0),
+                (math.nan, 1.0),
+                (1.0, math.nan),
+                (-1.0, 1.0),
+                (1e9, 0.0),
+                (True, 1.0),
+                ("1", 1.0),
+                (1.0,),
+            ]
+        ),
+        (lambda m: m.ABOUT.update(scale={"mean": 0.0}), "scale of 'mean' must be positive"),
+        (lambda m: m.ABOUT.update(exact="mean"), "ABOUT.'exact'. must be a list"),
     ],
 )
 def test_a_broken_system_says_in_what(coin, change, message):

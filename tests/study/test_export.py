@@ -59,6 +59,15 @@ def test_conditions_of_all_kinds_become_columns(coin, tmp_path):
     assert rows["z"].tolist()[3] == 1.0
 
 
+def test_numbers_of_numpy_are_recorded(coin, tmp_path):
+    drawing = Drawing()
+    drawing.simulation(drawing.axes[0, 0], [0.0], ([1.0], [0.1]), seeds=np.int64(8))
+    given = {"n_flips": np.int64(3), "faces": (np.float64(0.5), "a"), "loads": np.arange(2)}
+    about = read_export(export(drawing, tmp_path / "x", "coin", given)[2])[1]
+    assert about["params"] == {"n_flips": 3, "faces": [0.5, "a"], "loads": [0, 1]}
+    assert about["seeds"] == [8]
+
+
 def test_other_files_are_refused(tmp_path):
     import pandas as pd
 

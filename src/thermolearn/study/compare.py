@@ -1,11 +1,6 @@
-"""Theory against experiment: the differences in standard errors between seeds.
+"""Theory against experiment: all observables of a system, over seeds.
 
-For an observable with n seeds, d = mean over seeds - theory has the error
-s = sqrt(variance between seeds / n + (stderr of theory)^2). Theory and simulation disagree if
-|d| > t s + c N^-gamma, with t the quantile of Student's t with n - 1 degrees of freedom at the
-two-sided probability of 4 standard deviations, and c N^-gamma the finite-size allowance that the
-system declares. An array of k elements is judged by its worst one, at Sidak's probability
-1 - (1 - p)^(1/k).
+How the verdict on one observable comes about is in `observable`.
 """
 
 from __future__ import annotations
@@ -15,77 +10,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from thermolearn import __version__
 from thermolearn.core.estimate import Estimate, format_with_error
 from thermolearn.study.contract import Entry, load, make_params, short_name
+from thermolearn.study.observable import AGREES, CANNOT_TELL, DISAGREES, Row, judge_observable
 from thermolearn.study.seeds import Failure, run_seeds
-
-SIGMAS = 4.0
-# Relative size below which a difference is rounding
-ROUNDING = 64 * float(np.finfo(float).eps)
-AGREES, DISAGREES, CANNOT_TELL = "agrees", "DISAGREES", "cannot tell"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One observable of a comparison; of an array the element that fits worst.
-
-    Attributes
-    ----------
-    observable, axis : str
-        Its name, and the name of its array axis (empty for a scalar).
-    element : tuple of int
-        The element of the array, () for a scalar.
-    elements : int
-        How many there are.
-    theory, theory_stderr : float
-        The prediction and its numerical error.
-    simulation, stderr : float
-        Mean over seeds, and its standard error from the spread between them.
-    z : float
-        (simulation - theory) in units of both errors.
-    allowance : float
-        c N^-gamma.
-    threshold : float
-        Quantile t that |z| may reach without allowance.
-    detectable : float
-        t s + allowance: the smallest difference that would have been called a disagreement. If the
-        theory were wrong by just this, half of all repetitions would show it.
-    verdict : str
-        ``"agrees"``, ``"DISAGREES"`` or ``"cannot tell"``.
-    note : str
-        Why it cannot be told, or what the verdict stands on.
-    """
-
-    observable: str
-    axis: str
-    element: tuple[int, ...]
-    elements: int
-    theory: float
-    theory_stderr: float
-    simulation: float
-    stderr: float
-    z: float
-    allowance: float
-    threshold: float
-    detectable: float
-    verdict: str
-    note: str = ""
-
-    @property
-    def label(self) -> str:
-        """overlap, or density[eigenvalue 3]."""
-        if not self.element:
-            return self.observable
-        place = ",".join(map(str, self.element))
-        return f"{self.observable}[{self.axis + ' ' if self.axis else ''}{place}]"
 
 
 @dataclass(frozen=True)
@@ -180,6 +113,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The comparison in one sentence."""
+        if not self.rows:
+            return "There is nothing to compare: no observable."
         names = [row.observable for row in self.rows if row.verdict == DISAGREES]
         unknown = [row.observable for row in self.rows if row.verdict == CANNOT_TELL]
         if names:
@@ -205,7 +140,7 @@ def compare(
         Parameters, or those that differ from the defaults.
     seeds : int, optional
         Seeds 0..seeds-1, at least 2; the default of the system. With few, the quantile of
-        Student's t is large: 4.9 for 24 seeds, 33 for 4.
+        Student's t is large: 4.9 for 24 seeds, 33 for 4. With fewer than 7 nothing agrees.
     jobs : int
         Worker processes, each with one thread; -1 for one per processor. The numbers do not
         depend on it.
@@ -214,7 +149,8 @@ def compare(
     -------
     Comparison
         Where a seed fails, or a number is not finite or carries a status other than ``"ok"``, its
-        verdict is ``"cannot tell"``, never ``"agrees"``.
+        verdict is ``"cannot tell"``, never ``"agrees"``; likewise where a difference of half the
+        observable would have gone unseen.
 
     Raises
     ------
@@ -273,7 +209,13 @@ def judge(
     for name, prediction in predicted.items():
         c, gamma = about["allowance"].get(name, (0.0, 0.0))
         row = judge_observable(
-            name, prediction, [s[name] for s in samples], c * size**-gamma, about["axes"].get(name)
+            name,
+            prediction,
+            [s[name] for s in samples],
+            c * size**-gamma,
+            about["axes"].get(name),
+            about.get("scale", {}).get(name, 0.0),
+            name in about.get("exact", ()),
         )
         if failures:  # the seeds that are left are a selection
             note = f"{len(failures)} of {len(samples) + len(failures)} seeds failed"
@@ -282,86 +224,6 @@ def judge(
     values = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
     n = len(samples) + len(failures)
     return Comparison(short_name(module), about["title"], values, n, tuple(rows), tuple(failures))
-
-
-@np.errstate(divide="ignore", invalid="ignore")
-def judge_observable(
-    name: str,
-    predicted: Estimate,
-    samples: Sequence[Estimate],
-    allowance: float = 0.0,
-    axis: str | None = None,
-) -> Row:
-    """One observable of `judge`: at least two samples of the shape of the prediction."""
-    theory = np.asarray(predicted.value)
-    theory_stderr = np.broadcast_to(np.asarray(predicted.stderr), theory.shape)
-    if any(np.shape(sample.value) != theory.shape for sample in samples):
-        shapes = sorted({str(np.shape(sample.value)) for sample in samples})
-        raise ValueError(
-            f"{name} has shape {theory.shape} in theory and {', '.join(shapes)} in simulate"
-        )
-    values = np.stack([np.asarray(sample.value) for sample in samples])
-    n = len(values)
-    mean, spread = values.mean(0), values.std(0, ddof=1) / math.sqrt(n)
-    stderr = np.where(spread > 0, spread, _own_error(samples, theory.shape))
-    both = np.hypot(stderr, theory_stderr)
-    d = mean - theory
-    rounding = ROUNDING * np.maximum(np.abs(mean), np.abs(theory))
-    excess = np.maximum(np.abs(d) - allowance - rounding, 0.0)
-    exact = np.where(np.abs(d) <= rounding, 0.0, np.copysign(np.inf, d))
-    z = np.where(both > 0, d / both, exact)
-    worst = np.where(both > 0, excess / both, np.where(excess > 0, np.inf, 0.0))
-    t = threshold(n, theory.size)
-    finite = np.isfinite(values).all(0) & np.isfinite(theory) & np.isfinite(theory_stderr)
-    place = np.unravel_index(int(np.argmax(np.where(finite, worst, np.inf))), theory.shape)
-    element = tuple(int(i) for i in place)
-    note = _reservation(predicted, samples, bool(finite.all()))
-    if note:
-        verdict = CANNOT_TELL
-    else:
-        verdict = AGREES if worst[element] <= t else DISAGREES
-        if n > 1 and not spread[element] > 0:
-            note = "no spread between seeds"
-    return Row(
-        name,
-        axis or "",
-        element,
-        theory.size,
-        *(float(x[element]) for x in (theory, theory_stderr, mean, stderr, z)),
-        allowance=float(allowance),
-        threshold=t,
-        detectable=float(t * both[element] + allowance),
-        verdict=verdict,
-        note=note,
-    )
-
-
-@cache
-def threshold(n: int, elements: int = 1) -> float:
-    """The |z| that n seeds exceed by chance in one of so many elements as rarely as a Gaussian
-    exceeds 4 standard deviations (6.3e-5)."""
-    from scipy import stats
-
-    p = 2 * stats.norm.sf(SIGMAS)
-    p_each = -math.expm1(math.log1p(-p) / max(elements, 1))
-    return float(stats.t.isf(p_each / 2, n - 1))
-
-
-def _own_error(samples: Sequence[Estimate], shape: tuple[int, ...]) -> np.ndarray:
-    """Standard error of the mean from the error bars of the seeds; 0 where they have none."""
-    own = np.stack([np.broadcast_to(np.asarray(s.stderr), shape) for s in samples])
-    return np.sqrt(np.mean(np.where(np.isfinite(own), own, 0.0) ** 2, 0) / len(samples))
-
-
-def _reservation(predicted: Estimate, samples: Sequence[Estimate], finite: bool) -> str:
-    """Why nothing can be told; empty if it can."""
-    if predicted.status != "ok":
-        return f"theory: {predicted.status}" + (f" ({predicted.note})" if predicted.note else "")
-    bad = [(seed, s) for seed, s in enumerate(samples) if s.status != "ok"]
-    if bad:
-        seed, first = bad[0]
-        return f"simulation: {first.status} in {len(bad)} seeds, first in seed {seed}"
-    return "" if finite else "a number is not finite"
 
 
 # -- text and storage ----------------------------------------------------------------------------

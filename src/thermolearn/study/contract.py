@@ -22,21 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from thermolearn import __version__
-
-# key of ABOUT -> its type in Python and in words
-KEYS: dict[str, tuple[Any, str]] = {
-    "title": (str, "a sentence"),
-    "papers": (list, "a list like ['arXiv:2109.00454', 'doi:10.1103/...']"),
-    "claims": (list, "a list of sentences"),
-    "axes": (dict, "a dict: observable -> name of its array axis"),
-    "size": (str, "the field of Params that is the size of the system"),
-    "sizes": (tuple, "two sizes, the first the default of Params"),
-    "allowance": (dict, "a dict: observable -> (c, gamma) of the finite-size law c N**-gamma"),
-    "contrast": (dict, "a dict of Params whose theory the default simulation rejects"),
-    "seeds": (int, "the number of seeds of a comparison"),
-    "figures": (dict, "a dict: figure number -> name of a function"),
-}
-PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})|doi:10\.\d{4,}/\S+")
+from thermolearn.study.about import about_violations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +149,12 @@ def did_you_mean(close: Iterable[str], known: Iterable[str]) -> str:
 def bare_paper(paper: str) -> str:
     """arXiv:2109.00454v2 -> 2109.00454, doi:10.1103/X -> 10.1103/x."""
     text = re.sub(
-        r"^(https?://)?(arxiv\.org/abs/|doi\.org/|arxiv:|doi:)", "", paper.strip().lower()
+        r"^(https?://)?(www\.)?((export\.)?arxiv\.org/(abs|pdf)/|(dx\.)?doi\.org/)|^(arxiv:|doi:)",
+        "",
+        paper.strip().lower(),
     )
-    return re.sub(r"^(\d{4}\.\d{4,5})v\d+$", r"\1", text)
+    text = re.sub(r"^arxiv:", "", text)
+    return re.sub(r"^(\d{4}\.\d{4,5}|[a-z-]+(?:\.[a-z-]+)?/\d{7})v\d+$", r"\1", text)
 
 
 def _holds_about(path: Path) -> bool:
@@ -258,7 +247,7 @@ def _violations(module: ModuleType) -> Iterable[str]:
     if not isinstance(about, dict):
         yield "it has no dict ABOUT"
         return
-    yield from _about_violations(about)
+    yield from about_violations(about)
     for name in dict(about.get("figures") or {}).values():
         if not callable(getattr(module, str(name), None)):
             yield f"the figure {name!r} is not a function of it"
@@ -272,28 +261,6 @@ def _violations(module: ModuleType) -> Iterable[str]:
     size = fields.get(str(about.get("size")))
     if size is not None and tuple(about.get("sizes") or ())[:1] != (size.default,):
         yield f"the first of sizes is not the default of {size.name}"
-
-
-def _about_violations(about: dict[str, Any]) -> Iterable[str]:
-    for key, (kind, words) in KEYS.items():
-        if key not in about:
-            yield f"ABOUT has no {key!r} ({words})"
-        elif not isinstance(about[key], (list, tuple) if kind in (list, tuple) else kind):
-            yield f"ABOUT[{key!r}] must be {words}"
-    yield from (f"ABOUT has an unknown key {key!r}" for key in about if key not in KEYS)
-    for paper in about.get("papers") or ():
-        if not (isinstance(paper, str) and PAPER.fullmatch(paper)):
-            yield f"paper {paper!r} is not like arXiv:2109.00454 or doi:10.1103/..."
-    sizes = about.get("sizes")
-    if isinstance(sizes, (list, tuple)) and (
-        len(sizes) != 2 or not all(isinstance(n, int) for n in sizes) or not 0 < sizes[0] < sizes[1]
-    ):
-        yield "ABOUT['sizes'] must be two growing positive integers"
-    for name, law in dict(about.get("allowance") or {}).items():
-        if not (isinstance(law, (list, tuple)) and len(law) == 2 and min(law) >= 0):
-            yield f"the allowance of {name!r} must be (c, gamma), both >= 0"
-    if isinstance(about.get("seeds"), int) and about["seeds"] < 2:
-        yield "ABOUT['seeds'] must be at least 2"
 
 
 # -- parameters ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,17 +101,26 @@ def provenance(entry: Entry, params: Any, rows: list[dict[str, Any]]) -> dict[st
     """Where a figure comes from: system, papers, parameters, seeds, versions, date (UTC)."""
     if params is not None and is_dataclass(params) and not isinstance(params, type):
         params = asdict(params)
-    seeds = sorted({row["seeds"] for row in rows if isinstance(row.get("seeds"), int)})
+    seeds = sorted({int(row["seeds"]) for row in rows if isinstance(row.get("seeds"), Integral)})
     return {
         "system": entry.name,
         "title": entry.title,
         "papers": entry.papers,
-        "params": dict(params) if isinstance(params, Mapping) else {},
+        "params": _plain(dict(params)) if isinstance(params, Mapping) else {},
         "seeds": seeds,
         "versions": {"thermolearn": __version__} | {n: metadata.version(n) for n in LIBRARIES},
         "source": entry.source_hash(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _plain(x: Any) -> Any:
+    """numpy's numbers and arrays as Python's, for JSON."""
+    if isinstance(x, Mapping):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(value) for value in x]
+    return x.tolist() if hasattr(x, "tolist") else x
 
 
 def _write_table(rows: list[dict[str, Any]], path: Path, about: dict[str, Any]) -> None:
