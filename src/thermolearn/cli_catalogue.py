@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thermolearn.cli_common import check_outputs, one_line_errors
+from thermolearn.cli_common import check_jobs, check_outputs, make_folder, one_line_errors
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -16,16 +16,30 @@ if TYPE_CHECKING:
     from thermolearn.study.contract import Entry
 
 Option = typer.Option
-System = Annotated[str, typer.Argument(help="A name of `list`, in full or the last part.")]
+System = Annotated[
+    str,
+    typer.Argument(help="A name of `list`, in full or the last part, or a module of your own."),
+]
 Jobs = Annotated[int, Option(help="Worker processes; -1 for one per processor.")]
 Debug = Annotated[bool, Option("--debug", help="Show tracebacks of errors.")]
 
 
-def list_systems(debug: Debug = False) -> None:
-    """The systems of the catalogue and their papers."""
+def list_systems(
+    system: Annotated[
+        str | None,
+        typer.Argument(help="Tell of this one: its claims, parameters and figures."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """The systems of the catalogue and their papers; or what one of them is and takes."""
     with one_line_errors(debug):
         from thermolearn.study.contract import catalogue
 
+        if system is not None:
+            from thermolearn.cli_describe import describe
+
+            typer.echo(describe(_entry(system)))
+            return
         entries = catalogue().values()
         width = max((len(entry.name) for entry in entries), default=0)
         for entry in entries:
@@ -43,25 +57,39 @@ def show(
     seeds: Annotated[int | None, Option(help="Seeds 0..SEEDS-1; default: the system's.")] = None,
     jobs: Jobs = 1,
     plot: Annotated[
-        Path | None, Option(help="Draw the system's first figure: .pdf, .svg or .png.")
+        Path | None,
+        Option(
+            help="Draw a figure of the system into this .pdf, .svg or .png. Every figure has "
+            "parameters of its own; those given here go into the table alone."
+        ),
+    ] = None,
+    figure: Annotated[
+        str | None, Option(help="Number of the figure that --plot draws; default: the first.")
     ] = None,
     json: Annotated[Path | None, Option(help="Write the comparison.")] = None,
     debug: Debug = False,
 ) -> None:
     """Hold the theory of a system against its simulation: a table, and a plot.
 
+    Every parameter of the system is an option, such as --load 0.05; `thermolearn list SYSTEM`
+    prints what they are.
+
     Exit code 0 if they agree, else 1.
     """
     with one_line_errors(debug):
         texts = read_parameters(param or [], context.args)
+        check_jobs(jobs)
         outputs = {"--plot": plot, "--json": json}
         check_outputs({name: path for name, path in outputs.items() if path is not None}, [])
         if plot is not None and plot.suffix.lower() not in (".pdf", ".svg", ".png"):
             raise ValueError(f"--plot {plot} must end in .pdf, .svg or .png")
+        if figure is not None and plot is None:
+            raise ValueError("--figure chooses what --plot draws; give --plot FILE too")
         from thermolearn.study.compare import compare
         from thermolearn.study.contract import load, params_from_text
 
         module = load(system)
+        number = _figure_to_plot(module, figure) if plot is not None else ""
         result = compare(module, params_from_text(module, texts), seeds, jobs)
         typer.echo(str(result))
         if json is not None:
@@ -69,8 +97,8 @@ def show(
         if plot is not None:
             from thermolearn.study.export import save_picture
 
-            number = next(iter(module.ABOUT["figures"]))
-            typer.echo(f"figure: {save_picture(draw(module, number), plot).resolve()}")
+            path = save_picture(draw(module, number), plot)
+            typer.echo(f"figure {number}, at its own parameters: {path.resolve()}")
         if not result.agrees:
             raise typer.Exit(1)
 
@@ -90,14 +118,14 @@ def reproduce(
     Exit code 0 if theory and simulation agree in all of them, else 1.
     """
     with one_line_errors(debug):
-        if output.exists() and not output.is_dir():
-            raise NotADirectoryError(f"--output {output} is a file; name a folder")
+        check_jobs(jobs)
         from thermolearn.study.compare import compare
         from thermolearn.study.contract import find_by_paper, load
         from thermolearn.study.export import export
 
         entries = find_by_paper(paper)
         wanted = _figures(entries, figure)
+        make_folder("--output", output)
         agree = True
         for entry in entries:
             module = load(entry)
@@ -118,7 +146,7 @@ def cite(system: System, debug: Debug = False) -> None:
     with one_line_errors(debug):
         from thermolearn.study.citation import bibtex
 
-        typer.echo(bibtex(system), nl=False)
+        typer.echo(bibtex(_entry(system)), nl=False)
 
 
 def read_parameters(pairs: list[str], options: list[str]) -> dict[str, str]:
@@ -157,6 +185,26 @@ def read_parameters(pairs: list[str], options: list[str]) -> dict[str, str]:
 def draw(module: ModuleType, number: str, quick: bool = True) -> Drawing:
     """The figure of that number of a system."""
     return getattr(module, module.ABOUT["figures"][number])(quick=quick)
+
+
+def _entry(system: str) -> Entry:
+    """A system of the catalogue, which is not imported, or a module of the user's own, which is."""
+    from thermolearn.study.contract import Entry, find, load, short_name
+
+    try:
+        return find(system)
+    except ValueError:
+        module = load(system)  # or the same error
+        return Entry(short_name(module), module.__name__, Path(str(module.__file__)), module.ABOUT)
+
+
+def _figure_to_plot(module: ModuleType, wanted: str | None) -> str:
+    numbers = list(map(str, module.ABOUT["figures"]))
+    if not numbers:
+        raise ValueError(f"--plot: {module.__name__} has no figure")
+    if wanted is not None and wanted not in numbers:
+        raise ValueError(f"no figure {wanted!r}; there are {', '.join(numbers)}")
+    return wanted or numbers[0]
 
 
 def _figures(entries: list[Entry], wanted: str | None) -> dict[str, list[str]]:

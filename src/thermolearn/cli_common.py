@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -37,14 +41,49 @@ def check_outputs(outputs: dict[str, Path], inputs: list[Path | None]) -> None:
             ) from error
 
 
+def make_folder(option: str, path: Path) -> None:
+    """Before any work: the folder of an output is there and can be written into.
+
+    Raises
+    ------
+    NotADirectoryError, PermissionError
+        It is not; the message names the option.
+    """
+    import tempfile
+
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{option} {path} is a file; name a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{option} {path} cannot be written: {error.strerror}; choose another place"
+        ) from error
+
+
+def check_jobs(jobs: int) -> None:
+    """A positive number of processes, or -1."""
+    if jobs < 1 and jobs != -1:
+        raise ValueError(
+            f"jobs must be a positive integer, or -1 for one per processor, got {jobs}"
+        )
+
+
 @contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
-    """An error is one line on stderr and exit code 2; a bug of ours says so, with code 1."""
+    """An error is one line on stderr and exit code 2; a bug of ours says so, with code 1.
+
+    Where nobody reads the output any more, as behind ``| head``, the command ends without a word.
+    """
     try:
         yield
     except typer.Exit:
         raise
     except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise typer.Exit(141) from None  # as shells tell of a program that SIGPIPE ended
         if debug:
             raise
         message = " ".join(str(error).split())
@@ -58,3 +97,21 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             f"error: {type(error).__name__}: {message} (--debug shows where it came from)", err=True
         )
         raise typer.Exit(1) from None
+
+
+def _unread() -> bool:
+    """Whether nobody reads stdout or stderr; what is left in them is then thrown away."""
+    unread = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    for stream in unread:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(unread)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)
+        return bool(poll.poll(0))  # errors and hang-ups are reported unasked
+    except (AttributeError, OSError, ValueError):  # no poll on Windows; no descriptor
+        return False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thermolearn.cli_common import check_outputs, one_line_errors
+from thermolearn.cli_common import check_jobs, check_outputs, one_line_errors
 
 if TYPE_CHECKING:
     from thermolearn.study.sweep import SweepResult
@@ -47,16 +50,24 @@ def sweep(
     ] = 30.0,
     debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Run theory and simulation of a system over a grid; run it again to go on."""
-    with one_line_errors(debug):
+    """Run theory and simulation of a system over a grid; run it again to go on.
+
+    What its parameters are: `thermolearn list SYSTEM`.
+    """
+    with one_line_errors(debug), _one_line_warnings():
+        check_jobs(jobs)
+        if not (math.isfinite(heartbeat) and heartbeat > 0):
+            raise ValueError(f"--heartbeat {heartbeat:g} must be a positive number of seconds")
         if output is not None:
             if output.suffix not in (".parquet", ".csv"):
                 raise ValueError(f"--output {output}: rows are saved as .parquet or .csv")
             check_outputs({"--output": output}, [file])
+        from thermolearn.study import backends
         from thermolearn.study.merge import merge as merge_stores
         from thermolearn.study.sweep import make_plan
 
         plan = make_plan(file, store)
+        backends.check(backend, jobs, scheduler, plan.submitit)
         typer.echo(
             f"{plan.grid.name}: {len(plan.grid.cells)} cells, {len(plan.grid.seed_range)} seeds, "
             f"{plan.total} tasks: {plan.total - len(plan.todo)} done, {len(plan.todo)} to do"
@@ -96,3 +107,15 @@ def _run(
     except KeyboardInterrupt as interrupt:
         typer.echo(" ".join(str(interrupt).split()) or "interrupted", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Warnings as one line on stderr, without the place in the source."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

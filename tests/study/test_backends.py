@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import toy_sweep
+from typer.testing import CliRunner
 
+from thermolearn.cli import app
 from thermolearn.core.errors import SweepError
 from thermolearn.study import backends
 from thermolearn.study.grid import Grid
@@ -80,8 +82,71 @@ def test_submitit_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_wrong_options_of_submitit_are_named(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     options = {"cluster": "local", "timeuot_min": 2}
-    with pytest.raises(SweepError, match="timeuot_min"):
+    with pytest.raises(SweepError, match="no option 'timeuot_min'; did you mean timeout_min"):
         sweep(grid(), store=tmp_path / "s", backend="submitit", submitit=options)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("timeut = 3", "no option 'timeut'; did you mean timeout_min"),
+        ("slurm_partitoin = 'cpu'", "did you mean slurm_partition"),
+        ("timeout_min = '3'", "timeout_min = '3'"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["joblib", "submitit"])
+def test_options_of_submitit_are_checked_by_a_dry_run(
+    backend: str, line: str, message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit")
+    file = tmp_path / "toy.toml"
+    file.write_text(f'[sweep]\nsystem = "toy_sweep"\n[submitit]\n{line}\n')
+    shown = CliRunner().invoke(app, ["sweep", str(file), "--dry-run", "--backend", backend])
+    assert shown.exit_code == 2 and message in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+    with pytest.raises(SweepError, match=message):
+        sweep(file, backend=backend)
+    assert not file.with_suffix(".store").exists()
+
+
+def test_all_kinds_of_options_of_submitit_are_taken() -> None:
+    pytest.importorskip("submitit")
+    options = {
+        "timeout_min": 240, "mem_gb": 4, "slurm_partition": "cpu", "slurm_array_parallelism": 5,
+        "slurm_additional_parameters": {"reservation": "x"}, "cluster": "slurm",
+    }  # fmt: skip
+    backends.check("joblib", 2, None, options)
+    for name in backends.SUBMITIT:
+        if name not in ("cluster", "name", "stderr_to_stdout", "slurm_additional_parameters"):
+            backends.check("joblib", 2, None, {name: 1})
+    with pytest.raises(SweepError, match=r"cannot run here: .*no_such"):
+        backends.check("submitit", 2, None, {"cluster": "no_such"})
+
+
+@pytest.mark.parametrize("address", ["foo", "tcp://node", "tcp://node:x", ""])
+def test_a_wrong_address_of_a_scheduler_is_named(address: str, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(SweepError, match="no address of a dask scheduler"):
+        sweep(grid(), store=tmp_path / "s", backend="dask", scheduler=address)
+    assert not (tmp_path / "s").exists()
+    file = tmp_path / "toy.toml"
+    file.write_text('[sweep]\nsystem = "toy_sweep"\n')
+    shown = CliRunner().invoke(
+        app, ["sweep", str(file), "--backend", "dask", "--scheduler", address]
+    )
+    assert shown.exit_code == 2 and "no address of a dask scheduler" in shown.stderr
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    assert distributed
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}),
+        pytest.raises(SweepError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"),
+    ):
+        sweep(grid(), store=tmp_path / "s", backend="dask", scheduler="tcp://127.0.0.1:9")
 
 
 def test_a_job_that_ends_early_leaves_its_tasks_missing(tmp_path: Path, monkeypatch) -> None:

@@ -49,7 +49,7 @@ def test_ranges() -> None:
     assert grid.dims["load"]["load"] == (0.1, 0.2, 0.3, 0.4, 0.5)
     grid = toy(product={"n_spins": {"start": 100, "stop": 1600, "num": 5, "scale": "log"}})
     assert grid.dims["n_spins"]["n_spins"] == (100, 200, 400, 800, 1600)
-    assert toy(product={"load": {"start": 0.3, "stop": 1, "num": 1}}).shape == (1,)
+    assert toy(product={"load": {"start": 0.3, "stop": 0.3, "num": 1}}).shape == (1,)
     assert toy(product={"load": np.array([0, 1])}).cells[1].load == 1.0
 
 
@@ -94,6 +94,10 @@ BAD = {
     "range key": ({"product": {"load": {"strat": 0, "stop": 1, "num": 2}}}, "did you mean start"),
     "range part": ({"product": {"load": {"start": 0, "num": 2}}}, "lacks 'stop'"),
     "range none": ({"product": {"load": {"start": 0, "stop": 1, "num": 0}}}, "at least 1"),
+    "range of one": (
+        {"product": {"load": {"start": 0.3, "stop": 1, "num": 1}}},
+        "both of its ends are included",
+    ),
     "range num": ({"product": {"load": {"start": 0, "stop": 1, "num": 2.5}}}, "num of load"),
     "range log": (
         {"product": {"load": {"start": 0, "stop": 1, "num": 2, "scale": "log"}}},

@@ -88,7 +88,8 @@ def test_damaged_shards_are_set_aside(tmp_path: Path) -> None:
     paths[2].write_text(text.replace("0.5", "0.6", 1))
     paths[3].rename(store.shards / f"{'0' * 32}.json")
     (store.shards / ".x.json.half-written").write_text("{")
-    shards, rows = store.read()
+    with pytest.warns(UserWarning, match=r"4 damaged files in the store .*tasks are run again"):
+        shards, rows = store.read()
     assert set(shards) == {paths[4].stem} and rows is None
     assert len(list((store.path / "damaged").iterdir())) == 4
     assert set(store.read()[0]) == {paths[4].stem}
@@ -229,6 +230,69 @@ def test_compaction_keeps_the_numbers_and_failures(tmp_path: Path) -> None:
     write_shard(store.shards, record(9))
     assert store.compact() != path
     assert not path.exists() and len(tasks(store)) == 7
+
+
+def footer(data: bytes) -> int:
+    return len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+
+
+DAMAGES = {
+    "half": lambda data: data[: len(data) // 2],
+    "without its end": lambda data: data[:-9],
+    "empty": lambda data: b"",
+    "other bytes in a page": lambda data: data[:60] + bytes(b ^ 1 for b in data[60:64]) + data[64:],
+    "other bytes in the footer": lambda data: (
+        data[: footer(data)] + bytes(9) + data[footer(data) + 9 :]
+    ),
+    "no parquet": lambda data: b"task,value\n" * 40,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_compacted_file_is_set_aside(damage: str, tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", *map(record, range(3)))
+    path = store.compact()
+    assert path is not None
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    write_shard(store.shards, record(7))
+    with pytest.warns(UserWarning, match="1 damaged file in the store .*tasks are run again"):
+        assert tasks(store) == {record(7).key}
+    assert [p.name.rpartition(".")[0] for p in (store.path / "damaged").iterdir()] == [path.name]
+    assert store.compact() not in (None, path) and tasks(store) == {record(7).key}
+
+
+def test_a_compaction_that_meets_a_damaged_file_keeps_the_rest(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", *map(record, range(3)))
+    path = store.compact()
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="1 damaged file"):
+        assert store.compact() is None
+    path = filled(tmp_path / "s", record(1)).compact()
+    assert path is not None and tasks(store) == {record(1).key}
+
+
+def test_a_file_that_cannot_be_reached_is_not_damaged(tmp_path: Path, monkeypatch) -> None:
+    def read(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    store = filled(tmp_path / "s", record(0))
+    path = store.compact()
+    monkeypatch.setattr(pd, "read_parquet", read)
+    with pytest.raises(PermissionError):
+        store.read()
+    assert path is not None and path.exists()
+
+
+def test_merging_leaves_what_is_damaged_elsewhere_where_it_is(tmp_path: Path) -> None:
+    theirs = filled(tmp_path / "b", *map(record, range(3)))
+    path = theirs.compact()
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-9])
+    write_shard(theirs.shards, record(5))
+    with pytest.warns(UserWarning, match="1 damaged file .*left out"):
+        assert merge(tmp_path / "a", theirs.path) == 1
+    assert path.exists() and not (theirs.path / "damaged").exists()
 
 
 def test_a_crash_before_the_shards_are_removed_counts_nothing_twice(

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from thermolearn.core.errors import SweepError
+from thermolearn.core.estimate import Estimate
 from thermolearn.study.grid import Grid
 from thermolearn.study.store import header_of
 from thermolearn.study.sweep import SweepResult, make_plan, sweep
@@ -55,7 +56,8 @@ def test_each_task_runs_once_and_theory_once_per_cell(tmp_path: Path, trace) -> 
     lines = trace()
     assert len(lines) == 16 and sum(line.endswith("None") for line in lines) == 4
     assert result.missing.empty and result.failed.empty
-    assert result.summary == "16 tasks of toy_sweep: 16 ok"
+    assert result.summary == "16 tasks of toy_sweep: 12 ok, 4 under-sampled"
+    assert str(result) == result.summary and repr(result) == f"<SweepResult: {result.summary}>"
     same_numbers(run(tmp_path / "s").rows, result.rows)
     assert trace() == []
 
@@ -95,7 +97,7 @@ def test_rows_hold_what_simulate_returned(tmp_path: Path) -> None:
 def test_failures_are_recorded_and_the_sweep_goes_on(tmp_path: Path, trace, monkeypatch) -> None:
     monkeypatch.setenv("TOY_BROKEN", "1")
     product = {"kind": ["plain", "stuck", "broken"]}
-    with pytest.warns(UserWarning, match=r"12 tasks .* 7 ok, 4 not converged, 1 failed"):
+    with pytest.warns(UserWarning, match=r"12 .* 5 ok, 2 under-sampled, 4 not converged, 1 failed"):
         result = run(tmp_path / "s", product=product)
     assert len(trace()) == 12
     failed = result.failed.set_index(["kind", "what", "seed"]).sort_index()
@@ -108,11 +110,11 @@ def test_failures_are_recorded_and_the_sweep_goes_on(tmp_path: Path, trace, monk
     assert set(stuck["observable"]) == {"overlap", "profile"} and stuck["value"].isna().all()
     # failed tasks are tried again, also after a compaction, those not converged are not
     monkeypatch.delenv("TOY_BROKEN")
-    with pytest.warns(UserWarning, match=r"8 ok, 4 not converged;"):
+    with pytest.warns(UserWarning, match=r"6 ok, 2 under-sampled, 4 not converged;"):
         again = sweep(grid(product=product), store=tmp_path / "s", backend="serial", compact=True)
     assert trace() == ["0.1 1"]
     assert len(again.failed) == 4 and again.missing.empty
-    with pytest.warns(UserWarning, match=r"8 ok, 4 not converged;"):
+    with pytest.warns(UserWarning, match=r"6 ok, 2 under-sampled, 4 not converged;"):
         same_numbers(run(tmp_path / "s", product=product).rows, again.rows)
     assert trace() == []
 
@@ -129,8 +131,25 @@ def test_truncated_shards_are_run_again(tmp_path: Path, trace) -> None:
     trace()
     for path in list((tmp_path / "s" / "shards").iterdir())[:3]:
         path.write_bytes(path.read_bytes()[:-40])
-    same_numbers(run(tmp_path / "s").rows, result.rows)
+    with pytest.warns(UserWarning, match="3 damaged files"):
+        same_numbers(run(tmp_path / "s").rows, result.rows)
     assert len(trace()) == 3
+
+
+def test_a_flagged_result_is_counted_under_its_status(tmp_path: Path, monkeypatch) -> None:
+    right = toy_sweep.theory
+
+    def theory(p):
+        found = right(p)
+        overlap = Estimate(found["overlap"].value, status="no retrieval state")
+        return {**found, "overlap": overlap} if p.load == 0.5 else found
+
+    monkeypatch.setattr(toy_sweep, "theory", theory)
+    result = run(tmp_path / "s", seeds=1)
+    assert result.summary == "8 tasks of toy_sweep: 6 ok, 2 no retrieval state"
+    assert result.failed.empty and result.missing.empty
+    result = run(tmp_path / "t", seeds=0, product={"load": [0.5]})
+    assert result.summary == "1 tasks of toy_sweep: 0 ok, 1 no retrieval state"
 
 
 def test_theory_alone(tmp_path: Path) -> None:
@@ -155,6 +174,9 @@ def test_another_version_is_refused_before_anything_runs(tmp_path: Path, trace) 
         ({"backend": "jobilb"}, "backend must be one of"),
         ({"jobs": 0}, "jobs must be"),
         ({"jobs": 1.5}, "jobs must be"),
+        ({"jobs": -2}, "jobs must be"),
+        ({"heartbeat": -1}, "heartbeat must be"),
+        ({"heartbeat": float("nan")}, "heartbeat must be"),
         ({"scheduler": "tcp://1.2.3.4:5"}, 'backend="dask"'),
         ({"store": None}, "where to keep the results"),
     ],
@@ -299,9 +321,28 @@ def test_the_command_merges(command, tmp_path: Path, trace) -> None:
     assert "merged: 3 finished tasks came in" in shown.output and len(trace()) == 3
 
 
+def test_the_command_says_what_is_damaged_and_goes_on(command, tmp_path: Path, trace) -> None:
+    assert command("--backend", "serial", "--compact").exit_code == 0
+    (path,) = (tmp_path / "toy.store").glob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-100])
+    trace()
+    shown = command("--backend", "serial")
+    assert shown.exit_code == 0 and len(trace()) == 6
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("warning: 1 damaged file in the store ") and "run again" in line
+    assert "6 tasks of toy_sweep: 6 ok" in shown.stdout
+    assert len(list((tmp_path / "toy.store" / "damaged").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--jobs", "-2"], "jobs must be a positive integer, or -1"),
+        (["--jobs", "0", "--dry-run"], "jobs must be a positive integer, or -1"),
+        (["--heartbeat", "0"], "--heartbeat 0 must be"),
+        (["--heartbeat", "-1"], "--heartbeat -1 must be"),
+        (["--heartbeat", "nan"], "--heartbeat nan must be"),
+        (["--backend", "slurm", "--dry-run"], "backend must be one of"),
         (["--backend", "slurm"], "backend must be one of"),
         (["--output", "rows.xlsx"], "saved as .parquet or .csv"),
         (["--merge", "nowhere"], "nowhere is not a store"),
@@ -312,6 +353,7 @@ def test_the_command_says_what_is_wrong_in_a_line(command, arguments, message) -
     shown = command(*arguments)
     assert shown.exit_code == 2 and message in shown.output
     assert [line for line in shown.output.splitlines() if line][-1].startswith("error: ")
+    assert shown.output.count("error") == 1
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import kill_sweeps
 import pandas as pd
 import pytest
 
+from thermolearn.study.follow import follow
 from thermolearn.study.sweep import make_plan, sweep
 
 PROGRAM = Path(kill_sweeps.__file__)
@@ -55,6 +56,7 @@ def check_the_end(folder: Path, cells: int, monkeypatch: pytest.MonkeyPatch) -> 
 CASES = {
     "killed": ("serial", 36, "SIGKILL", "parent", 0.05, 32),
     "interrupted": ("serial", 16, "SIGINT", "group", 0.05, 24),
+    "terminated": ("serial", 6, "SIGTERM", "parent", 0.05, 24),
     "workers and all killed": ("joblib", 2, "SIGKILL", "group", 0.2, 30),
 }
 MANY = {
@@ -62,6 +64,7 @@ MANY = {
     "parent killed": ("joblib", 16, "SIGKILL", "parent", 0.12, 140),
     "interrupted with workers": ("joblib", 12, "SIGINT", "group", 0.12, 100),
     "parent interrupted": ("joblib", 12, "SIGINT", "parent", 0.12, 100),
+    "terminated with workers": ("joblib", 6, "SIGTERM", "group", 0.12, 100),
 }
 
 
@@ -73,8 +76,8 @@ def test_no_finished_task_is_lost_or_repeated(case: str, tmp_path: Path, monkeyp
     outcome, _, said = end_again_and_again(tmp_path, backend, rounds, name, target, longest, cells)
     assert outcome["repeated"] == []
     assert outcome["cut"] >= rounds // 2
-    if name == "SIGINT":
-        assert set(outcome["codes"]) <= {130, 0, -signal.SIGINT}
+    if name != "SIGKILL":  # one that comes before the work has begun ends the program at once
+        assert set(outcome["codes"]) <= {130, 0, -getattr(signal, name)}
         assert "tasks are finished and kept in" in said and "run the same sweep again" in said
     assert 0 < len(kill_sweeps.finished(tmp_path / "s")) <= 5 * cells
     check_the_end(tmp_path, cells, monkeypatch)
@@ -88,7 +91,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert 0 < len(kill_sweeps.finished(tmp_path / "s")) < 5 * 2000
 
 
-def test_ctrl_c_at_the_command_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("target", ["group", "parent"])
+def test_an_end_of_the_command_says_how_to_go_on(ending, target: str, tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(
         '[sweep]\nsystem = "toy_sweep"\nseeds = 4\n[product]\n'
         "load = {start = 0, stop = 1, num = 2000}\n[fixed]\npause = 0.01\n"
@@ -105,13 +110,30 @@ def test_ctrl_c_at_the_command_says_how_to_go_on(tmp_path: Path) -> None:
         assert running.poll() is None
         time.sleep(0.05)
     time.sleep(0.5)
-    os.killpg(running.pid, signal.SIGINT)
+    (os.killpg if target == "group" else os.kill)(running.pid, ending)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     last = said.strip().splitlines()[-1]
     assert last.startswith("interrupted: ") and "run the same sweep again to go on" in last
-    assert "Traceback" not in said
+    others = [line for line in said.splitlines() if line != last and not line.startswith("{")]
+    assert others == []  # neither tracebacks nor warnings
     beats = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert beats and beats[-1]["total"] == 10000
     plan = make_plan(kill_sweeps.grid(3), tmp_path / "toy.store")
     assert plan.total == 15  # the store can be read
+
+
+def test_a_handler_of_the_program_is_left_alone(tmp_path: Path) -> None:
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        outcomes = ((os.kill(os.getpid(), signal.SIGTERM), "ok")[::-1] for _ in range(3))
+        follow(outcomes, "toy", tmp_path, 0, 3, heartbeat=0)  # type: ignore[arg-type]
+        assert got == [signal.SIGTERM] * 3
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        outcomes = ((os.kill(os.getpid(), signal.SIGTERM), "ok")[::-1] for _ in range(3))
+        with pytest.raises(KeyboardInterrupt, match="0 of 3 tasks are finished and kept in"):
+            follow(outcomes, "toy", tmp_path, 0, 3, heartbeat=0)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

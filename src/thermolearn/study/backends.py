@@ -7,12 +7,14 @@ the store by whoever computed them.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib
 import itertools
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -26,9 +28,17 @@ from typing import Any
 from thermolearn import __version__
 from thermolearn.core.errors import ConvergenceError, SweepError
 from thermolearn.core.estimate import Estimate
+from thermolearn.study.contract import did_you_mean
 from thermolearn.study.store import SHARDS, Record, read_shard, source_hash, write_shard
 
 Outcome = tuple[str, str]
+NAMES = ("joblib", "dask", "submitit", "serial")
+# What most clusters need; submitit itself says what else it takes.
+SUBMITIT = (
+    "cluster", "name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "nodes",
+    "tasks_per_node", "stderr_to_stdout", "slurm_partition", "slurm_account", "slurm_qos",
+    "slurm_constraint", "slurm_array_parallelism", "slurm_additional_parameters",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,8 +172,9 @@ def execute_in_worker(task: Task) -> Outcome:
 
 
 def _start_child(parent: int) -> None:
-    """In a new child of the sweep's process, which alone minds Ctrl-C, and whom none outlives."""
+    """In a new child of the sweep's process, which alone minds signals, and whom none outlives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -171,6 +182,86 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+# -- what can be checked before anything is made -------------------------------------------------
+def check(backend: str, jobs: Any, scheduler: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what no backend takes: its name, the number of jobs, an address, names of options.
+
+    Raises
+    ------
+    SweepError
+        Options of submitit are checked wherever it is installed, whatever the backend.
+    ImportError
+        The backend is not installed.
+    """
+    if backend not in NAMES:
+        raise SweepError(f"backend must be one of {', '.join(NAMES)}, got {backend!r}")
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or (jobs < 1 and jobs != -1):
+        raise SweepError(
+            f"jobs must be a positive integer, or -1 for one per processor, got {jobs!r}"
+        )
+    if scheduler is not None and backend != "dask":
+        raise SweepError('a scheduler is for backend="dask"; name that too')
+    if backend == "dask":
+        _check_address(scheduler)
+    if options or backend == "submitit":
+        try:
+            _check_options(options, options.get("cluster") if backend == "submitit" else "debug")
+        except ImportError:
+            if backend == "submitit":
+                raise
+
+
+def _check_address(scheduler: Any) -> None:
+    try:
+        from distributed.comm.addressing import parse_address, parse_host_port
+    except ImportError as error:
+        raise ImportError(
+            'backend="dask" needs dask.distributed: pip install "thermolearn[distributed]"'
+        ) from error
+    if isinstance(scheduler, str):
+        try:
+            kind, place = parse_address(scheduler)
+            if kind != "inproc":
+                parse_host_port(place)
+        except ValueError as error:
+            raise SweepError(
+                f"scheduler = {scheduler!r} is no address of a dask scheduler ({error}); it is "
+                "like tcp://node17:8786"
+            ) from None
+
+
+def _check_options(options: Mapping[str, Any], cluster: str | None) -> None:
+    """Every option by itself, so that the error names it; submitit knows those of all clusters."""
+    executor_of = _submitit()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated names
+        try:
+            executor_of(folder, cluster)
+        except (ValueError, RuntimeError) as error:
+            raise SweepError(f"submitit cannot run here: {error}") from error
+        executor = executor_of(folder, "debug")
+        for name, value in options.items():
+            if name == "cluster":
+                continue
+            try:
+                executor.update_parameters(**{name: value})
+            except NameError:
+                known = did_you_mean(difflib.get_close_matches(name, SUBMITIT), SUBMITIT)
+                raise SweepError(f"submitit has no option {name!r}{known}") from None
+            except (AssertionError, TypeError, ValueError) as error:
+                raise SweepError(f"submitit does not take {name} = {value!r}: {error}") from error
+
+
+def _submitit() -> Any:
+    try:
+        from submitit import AutoExecutor
+    except ImportError as error:
+        raise ImportError(
+            'backend="submitit" needs submitit: pip install "thermolearn[submitit]"'
+        ) from error
+    return AutoExecutor
 
 
 # -- backends ----------------------------------------------------------------------------------
@@ -208,12 +299,8 @@ def dask(tasks: Sequence[Task], jobs: int, scheduler: Any = None) -> Generator[O
     scheduler : Client or str, optional
         A client, or the address of a scheduler. Its workers must see the store under the same path.
     """
-    try:
-        from distributed import Client, LocalCluster, as_completed
-    except ImportError as error:
-        raise ImportError(
-            'backend="dask" needs dask.distributed: pip install "thermolearn[distributed]"'
-        ) from error
+    from distributed import Client, LocalCluster, as_completed
+
     with contextlib.ExitStack() as stack:
         if isinstance(scheduler, Client):
             client = scheduler
@@ -221,7 +308,10 @@ def dask(tasks: Sequence[Task], jobs: int, scheduler: Any = None) -> Generator[O
             if scheduler is None:
                 cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)  # type: ignore[arg-type]
                 scheduler = stack.enter_context(cluster)
-            client = stack.enter_context(Client(scheduler))
+            try:
+                client = stack.enter_context(Client(scheduler))
+            except (OSError, ValueError) as error:
+                raise SweepError(f"no dask scheduler answers at {scheduler}: {error}") from error
         # a window of tasks, so that the scheduler never holds them all
         threads: Any = client.nthreads()
         window = 4 * max(jobs, sum(threads.values())) + 16
@@ -255,21 +345,13 @@ def submitit(
         executor: ``timeout_min``, ``mem_gb``, ``slurm_partition``, ... Jobs that end early (time,
         preemption) keep what they finished; the next run does the rest.
     """
-    try:
-        from submitit import AutoExecutor
-    except ImportError as error:
-        raise ImportError(
-            'backend="submitit" needs submitit: pip install "thermolearn[submitit]"'
-        ) from error
+    executor_of = _submitit()
     if not tasks:
         return
     parameters = {"cpus_per_task": 1, "timeout_min": 24 * 60, "name": "sweep", **(options or {})}
     store = Path(tasks[0].store)
-    executor = AutoExecutor(store / "submitit", parameters.pop("cluster", None))
-    try:
-        executor.update_parameters(**parameters)
-    except (NameError, TypeError, ValueError) as error:
-        raise SweepError(f"submitit does not take these options: {error}") from error
+    executor = executor_of(store / "submitit", parameters.pop("cluster", None))
+    executor.update_parameters(**parameters)
     running = executor.map_array(_execute_all, [list(tasks[k::jobs]) for k in range(jobs)])
     try:
         yield from _watch(tasks, running, store / SHARDS)

@@ -238,6 +238,11 @@ def _range(name: str, given: Mapping[str, Any], hint: Any) -> list[Any]:
         raise SweepError(f'the scale of {name} must be "linear" or "log", got {scale!r}')
     if num < 1:
         raise SweepError(f"the range of {name} has num = {num}; it must be at least 1")
+    if num == 1 and start != stop:
+        raise SweepError(
+            f"the range of {name} has num = 1, but both of its ends are included; give num = 2 or "
+            "more, or one value in a list"
+        )
     if not (math.isfinite(start) and math.isfinite(stop)):
         raise SweepError(f"the range of {name} must have finite ends")
     if scale == "log" and not (start > 0 and stop > 0):

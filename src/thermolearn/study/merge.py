@@ -54,7 +54,7 @@ def _take(store: Store, other: Store) -> int:
     if store.path.resolve() == other.path.resolve():
         raise SweepError(f"{store.path} cannot be merged with itself")
     mine, mine_compacted = store.read()
-    theirs, their_compacted = other.read()
+    theirs, their_compacted = other.read(set_aside=False)
     have = {key for key, record in mine.items() if record.status in DONE}
     have |= table.keys(mine_compacted)
     new = {key for key, record in theirs.items() if record.status in DONE} - have

@@ -17,6 +17,7 @@ import os
 import socket
 import time
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,15 +217,16 @@ class Store:
     def shards(self) -> Path:
         return self.path / SHARDS
 
-    def read(self) -> tuple[dict[str, Record], pd.DataFrame | None]:
+    def read(self, set_aside: bool = True) -> tuple[dict[str, Record], pd.DataFrame | None]:
         """All shards, and the rows of the compacted tasks.
 
-        Damaged shards are moved to ``damaged/``, so that their tasks are run again. Shards are read
-        before the compacted rows: what a compaction by another process takes away in between is
-        then found there.
+        Damaged files are left out with a warning and, if `set_aside`, moved to ``damaged/``, so
+        that their tasks are run again. Shards are read before the compacted rows: what a compaction
+        by another process takes away in between is then found there.
         """
         from thermolearn.study.table import read_compacted
 
+        damaged: list[Path] = []
         records = {}
         for path in sorted(self.shards.glob("*.json")):
             try:
@@ -232,16 +234,26 @@ class Store:
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError):
-                self._set_aside(path)
+                damaged.append(path)
             else:
                 records[record.key] = record
-        return records, read_compacted(self.path)
+        rows = read_compacted(self.path, damaged.append)
+        if damaged:
+            self._report(damaged, set_aside)
+        return records, rows
 
-    def _set_aside(self, path: Path) -> None:
+    def _report(self, damaged: list[Path], set_aside: bool) -> None:
+        paths = dict.fromkeys(damaged)
+        told = f"{len(paths)} damaged file{'s' if len(paths) > 1 else ''} in the store {self.path}"
+        if not set_aside:
+            warnings.warn(f"{told}: left out", stacklevel=3)
+            return
         folder = self.path / SET_ASIDE
         folder.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process was first
-            os.replace(path, folder / f"{path.name}.{uuid.uuid4().hex[:8]}")
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # another process was first
+                os.replace(path, folder / f"{path.name}.{uuid.uuid4().hex[:8]}")
+        warnings.warn(f"{told}: moved to {folder}; their tasks are run again", stacklevel=3)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove the shards of these tasks."""
@@ -264,6 +276,7 @@ class Store:
 
         parts = table.compacted_files(self.path)
         records, before = self.read()
+        parts = [path for path in parts if path.exists()]  # the damaged are set aside
         done = [record for record in records.values() if record.status in DONE]
         if not done and len(parts) < 2:
             return parts[0] if parts else None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
+import math
 import os
-import sys
-import threading
-import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,19 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from thermolearn.core.errors import SweepError
-from thermolearn.core.progress import track
 from thermolearn.study import backends, table
 from thermolearn.study.backends import Outcome, Task
+from thermolearn.study.follow import follow
 from thermolearn.study.grid import Grid, params_dict, read_definition
 from thermolearn.study.store import DONE, Header, Store, header_of, open_store, task_key
 
 if TYPE_CHECKING:
     import xarray
 
-BACKENDS = ("joblib", "dask", "submitit", "serial")
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
     """What a sweep has found so far.
 
@@ -57,12 +52,16 @@ class SweepResult:
     def _tasks(self) -> list[tuple[str, int, int | None]]:
         return _enumerate(self.grid, self.header)
 
-    @property
+    def __str__(self) -> str:
+        return self.summary
+
+    def __repr__(self) -> str:
+        return f"<SweepResult: {self.summary}>"
+
+    @cached_property
     def _statuses(self) -> dict[str, str]:
-        if self.rows.empty:
-            return {}
-        firsts = self.rows.drop_duplicates("task")
-        return dict(zip(firsts["task"], firsts["status"], strict=True))
+        """What became of every task that has ended."""
+        return table.statuses(self.rows)
 
     @property
     def missing(self) -> pd.DataFrame:
@@ -75,7 +74,7 @@ class SweepResult:
         """The tasks without a result: parameters, what, seed, status, note."""
         if self.rows.empty:
             return pd.DataFrame()
-        bad = self.rows["status"].isin(["not converged", "failed"]) & self.rows["value"].isna()
+        bad = self.rows["status"].isin(table.WITHOUT_RESULT) & self.rows["value"].isna()
         whole = table.select(self.rows, bad).drop_duplicates("task").reset_index(drop=True)
         names = list(params_dict(self.grid.cells[0]))
         return table.select(whole, [*names, "what", "seed", "status", "note"])
@@ -93,12 +92,16 @@ class SweepResult:
 
     @property
     def summary(self) -> str:
-        """One sentence: how many tasks there are, and what became of them."""
+        """One sentence: how many tasks there are, and what became of them.
+
+        Tasks with a number whose status is not "ok" are counted under that status.
+        """
         total, failed = len(self._tasks), self.failed
-        words = list(failed["status"]) if len(failed) else []
-        bad = {word: words.count(word) for word in ("not converged", "failed")}
-        missing = len(self.missing)
-        parts = [f"{total - missing - sum(bad.values())} ok"]
+        counts = Counter(self._statuses.values())
+        bad = {word: counts.pop(word, 0) for word in table.WITHOUT_RESULT}
+        missing = total - len(self._statuses)
+        parts = [f"{counts.pop('ok', 0)} ok"]
+        parts += [f"{n} {word}" for word, n in sorted(counts.items())]
         parts += [f"{n} {word}" for word, n in bad.items() if n]
         parts += [f"{missing} missing"] if missing else []
         text = f"{total} tasks of {self.grid.name}: {', '.join(parts)}"
@@ -203,7 +206,8 @@ def sweep(
     SweepError
         Before anything runs: a definition that is wrong, or a store of something else.
     KeyboardInterrupt
-        Ctrl-C; the message says what is kept and how to go on.
+        Ctrl-C, or SIGTERM, as a cluster sends it (where the program does not handle that itself);
+        the message says what is kept and how to go on.
 
     Examples
     --------
@@ -211,24 +215,22 @@ def sweep(
     >>> sweep(grid, store="hopfield.store").to_xarray()  # doctest: +SKIP
     """
     plan = make_plan(definition, store)
-    if backend not in BACKENDS:
-        raise SweepError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if not isinstance(jobs, int) or (jobs < 1 and jobs != -1):
-        raise SweepError(f"jobs must be a number of processes, or -1 for all, got {jobs!r}")
+    options = {**plan.submitit, **(submitit or {})}
+    backends.check(backend, jobs, scheduler, options)
+    if not (math.isfinite(heartbeat) and heartbeat >= 0):
+        raise SweepError(f"heartbeat must be a number of seconds, or 0 for none, got {heartbeat!r}")
     jobs = jobs if jobs > 0 else os.cpu_count() or 1
-    if scheduler is not None and backend != "dask":
-        raise SweepError('a scheduler is for backend="dask"; name that too')
     opened = open_store(plan.path, plan.header)
     assert opened is not None
     opened.forget(plan.again)
-    options = {**plan.submitit, **(submitit or {})}
     outcomes: Generator[Outcome] = {
         "serial": lambda: backends.serial(plan.todo),
         "joblib": lambda: backends.joblib(plan.todo, jobs),
         "dask": lambda: backends.dask(plan.todo, jobs, scheduler),
         "submitit": lambda: backends.submitit(plan.todo, jobs, options),
     }[backend]()
-    _follow(outcomes, plan, heartbeat)
+    at_start = plan.total - len(plan.todo)
+    follow(outcomes, plan.grid.name, plan.path, at_start, plan.total, heartbeat)
     if compact:
         opened.compact(plan.grid.definition)
     result = _collect(plan.grid, opened)
@@ -334,54 +336,3 @@ def _collect(grid: Grid, store: Store) -> SweepResult:
 def _column(values: Sequence[Any]) -> Any:
     """Tuples stay tuples."""
     return pd.Series(values, dtype=object) if isinstance(values[0], tuple) else values
-
-
-# -- following a run ---------------------------------------------------------------------------
-def _follow(outcomes: Generator[Outcome], plan: Plan, heartbeat: float) -> None:
-    """Wait for all outcomes with signs of life; Ctrl-C ends the workers and says what is kept."""
-    count = {"done": plan.total - len(plan.todo), "failed": 0}
-    try:
-        with contextlib.closing(outcomes) as running, _heartbeat(plan, count, heartbeat):
-            for _, status in track(running, f"sweep {plan.grid.name}", len(plan.todo)):
-                count["done"] += 1
-                count["failed"] += status != "ok"
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted: {_kept(plan, count)}") from None
-    except (SweepError, ImportError):
-        raise
-    except Exception as error:  # a worker was killed, by the system for want of memory, say
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise RuntimeError(f"the workers ended early: {_kept(plan, count)} ({cause})") from error
-
-
-def _kept(plan: Plan, count: Mapping[str, int]) -> str:
-    return (
-        f"{count['done']} of {plan.total} tasks are finished and kept in {plan.path}; "
-        "run the same sweep again to go on from there"
-    )
-
-
-@contextlib.contextmanager
-def _heartbeat(plan: Plan, count: Mapping[str, int], every: float) -> Iterator[None]:
-    """A line of JSON on stderr every so often, unless a terminal shows a bar."""
-    if every <= 0 or sys.stderr.isatty() or not plan.todo:
-        yield
-        return
-    ended = threading.Event()
-    start, before = time.monotonic(), count["done"]
-
-    def beat() -> None:
-        while not ended.wait(every):
-            new = count["done"] - before
-            left = plan.total - count["done"]
-            eta = round(left * (time.monotonic() - start) / new, 1) if new else None
-            line = {"done": count["done"], "total": plan.total, "eta_s": eta}
-            print(json.dumps({**line, "failed": count["failed"]}), file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

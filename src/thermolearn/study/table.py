@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMPACTED = "compacted-"
 WHATS = ("theory", "simulation")
+WITHOUT_RESULT = ("not converged", "failed")
 
 
 # -- rows --------------------------------------------------------------------------------------
@@ -119,25 +120,59 @@ def of_grid(rows: pd.DataFrame, order: Mapping[str, int], params: pd.DataFrame) 
     return rows
 
 
+def statuses(rows: pd.DataFrame) -> dict[str, str]:
+    """One word per task: that of a task without a result, else its statuses other than ok."""
+    if rows.empty:
+        return {}
+    out = dict.fromkeys(rows["task"], "ok")
+    flagged = select(rows, rows["status"] != "ok")
+    for task, group in flagged.drop_duplicates(["task", "status"]).groupby("task"):
+        out[str(task)] = " and ".join(sorted(set(group["status"])))
+    lost = select(flagged, flagged["status"].isin(WITHOUT_RESULT) & flagged["value"].isna())
+    lost = lost.drop_duplicates("task")
+    return {**out, **dict(zip(lost["task"], lost["status"], strict=True))}
+
+
 # -- parquet -----------------------------------------------------------------------------------
 def compacted_files(folder: Path) -> list[Path]:
     """The compacted files of a store: one, or more after a merge or a crash."""
     return sorted(folder.glob(f"{COMPACTED}*.parquet"))
 
 
-def read_compacted(folder: Path) -> pd.DataFrame | None:
-    """All rows of the compacted files; None without any."""
+def read_compacted(folder: Path, damaged: Callable[[Path], object]) -> pd.DataFrame | None:
+    """All rows of the compacted files but the damaged, which are reported; None without any."""
     for attempt in range(20):
         rows: pd.DataFrame | None = None
         try:
             for path in compacted_files(folder):
-                rows = join(rows, pd.read_parquet(path))
+                part = _read_rows(path)
+                if part is None:
+                    damaged(path)
+                else:
+                    rows = join(rows, part)
         except FileNotFoundError:  # another process has just compacted: list again
             if attempt == 19:
                 raise
             continue
         return rows
     return None
+
+
+def _read_rows(path: Path) -> pd.DataFrame | None:
+    """The rows of a compacted file; None if it is damaged."""
+    import pyarrow as pa
+
+    try:
+        rows = pd.read_parquet(path, engine="pyarrow", page_checksum_verification=True)
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno is not None:  # the file cannot be reached, which says nothing about it
+            raise
+        return None
+    except (pa.ArrowException, ValueError):
+        return None
+    return rows if {"task", "observable", "value"} <= set(rows.columns) else None
 
 
 def write_parquet(rows: pd.DataFrame, path: Path, about: Mapping[str, Any]) -> None:
@@ -147,7 +182,8 @@ def write_parquet(rows: pd.DataFrame, path: Path, about: Mapping[str, Any]) -> N
 
     made = pa.Table.from_pandas(rows, preserve_index=False)
     metadata = {**(made.schema.metadata or {}), b"thermolearn": json.dumps(about).encode()}
-    parquet.write_table(made.replace_schema_metadata(metadata), path)
+    made = made.replace_schema_metadata(metadata)
+    parquet.write_table(made, path, write_page_checksum=True)
 
 
 # -- xarray ------------------------------------------------------------------------------------
