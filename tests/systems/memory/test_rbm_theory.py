@@ -169,3 +169,25 @@ def test_figure() -> None:
     assert {row["panel"] for row in drawing.rows} == {0, 1}
     last = [r for r in drawing.rows if r["curve"] == "PCD-1"][-1]
     assert last["y"] > -5.6
+
+
+@pytest.mark.parametrize("coupling", [0.5, 1.0, 1.4])
+def test_the_free_energy_written_once_has_this_saddle_point(coupling: float) -> None:
+    from thermolearn.core.saddle_point import SaddlePoint, gauss_average, log2cosh
+
+    def free_energy(q_v, q_h, *, x_h, g, a, b):
+        x_v = 1 - x_h
+        visible = gauss_average(lambda z: log2cosh(a + g * (x_h * q_h).sqrt() * z))
+        hidden = gauss_average(lambda z: log2cosh(b + g * (x_v * q_v).sqrt() * z))
+        pair = g**2 * x_v * x_h * (1 - q_v) * (1 - q_h) / 2
+        return -(x_v * visible + x_h * hidden + pair)
+
+    p = Params(coupling=coupling)
+    problem = SaddlePoint(free_energy, {"q_v": (0, 1), "q_h": (0, 1)})
+    controls = {"x_h": p.hidden_share, "a": p.visible_field, "b": p.hidden_field}
+    state, s = problem.solve([0.5, 0.5], g=coupling, **controls), two_layer_theory(p)
+    assert float(state.q_v) == pytest.approx(s.q_visible, abs=1e-9)
+    assert float(state.q_h) == pytest.approx(s.q_hidden, abs=1e-9)
+    assert -float(state.f) == pytest.approx(s.log_partition, abs=1e-10)
+    # d ln Z / d ln g = <v W h>
+    assert coupling * float(state.derivative("g")) == pytest.approx(s.energy, abs=1e-8)
