@@ -135,7 +135,7 @@ def reproduce(
             for number in wanted[entry.name]:
                 drawing = draw(module, number, quick=not full)
                 stem = output / f"{entry.name.replace('.', '-')}-figure-{number}"
-                files = export(drawing, stem, entry, module.Params(), number, not full)
+                files = export(drawing, stem, entry, drawing.parameters, number, not full)
                 typer.echo(f"figure {number}: {', '.join(map(str, files))}\n")
         if not agree:
             raise typer.Exit(1)

@@ -28,7 +28,7 @@ from thermolearn.study.seeds import run_seeds
 LIBRARY = Path(thermolearn.__file__).resolve().parent
 ELSEWHERE = [Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")]
 # What theory and simulation may both run anywhere: error bars, messages, progress. No kernels.
-TOOLS = {"estimate.py", "errors.py", "diagnostics.py", "progress.py"}
+TOOLS = {"checks.py", "estimate.py", "errors.py", "diagnostics.py", "progress.py"}
 # Smallest spread between seeds, and largest difference that may go unseen, both over the scale
 SPREAD, UNSEEN = 1e-6, 0.1
 

@@ -43,21 +43,17 @@ SYSTEMS = catalogue()
 FIGURES = [(name, str(n)) for name, entry in SYSTEMS.items() for n in entry.about["figures"]]
 REFERENCES = Path(__file__).resolve().parents[2] / "docs" / "references.md"
 
-# Functions of data and of parameters that both sides may call, each read: checks that raise and
-# return what they were given, the variance of the examples, the activation function.
-CHECKED = ("checked_quality", "positive_integer", "second_moment")
+# Functions of data and of parameters that both sides may call, each read: checks that raise, the
+# variance of the examples, the activation function.
 SHARED: dict[str, tuple[str, ...]] = {
-    "memory.concept_emergence": CHECKED,
-    "memory.supervised_hebbian": CHECKED,
-    "memory.decimation": ("check_delta", "check_integer", "check_number"),
+    "memory.concept_emergence": ("second_moment",),
+    "memory.supervised_hebbian": ("second_moment",),
     "memory.pavlov": (
         "PavlovHebb.__post_init__",
         "PavlovHebb.steps",
         "ConditioningExperiment.__post_init__",
         "ConditioningExperiment._schedule",
         "ConditioningExperiment._settled",
-        "_check_trials",
-        "check_number",
         "check_step",
         "steps_in",
     ),

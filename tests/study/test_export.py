@@ -30,7 +30,7 @@ def test_the_four_files(coin, tmp_path):
             assert rows[name][place] == number or np.isnan(number)
     assert about["system"] == "toy.coin" and about["papers"] == ["arXiv:2109.00454"]
     assert about["params"] == {**vars(coin.Params(bias=0.6)), "faces": ["tail", "head"]}
-    assert about["seeds"] == [1] and (about["figure"], about["quick"]) == ("1", True)
+    assert about["seeds_per_point"] == [1] and (about["figure"], about["quick"]) == ("1", True)
     assert about["versions"]["thermolearn"] == thermolearn.__version__
     assert {"torch", "numpy", "numba"} <= about["versions"].keys()
     assert about["date"].endswith("+00:00") and len(about["source"]) == 16
@@ -52,7 +52,7 @@ def test_conditions_of_all_kinds_become_columns(coin, tmp_path):
     drawing.map(other, [0.0, 1.0], [0.0], [[1.0, np.nan]], "z", load=np.float64(0.5))
     path = export(drawing, tmp_path / "x", "coin")[2]
     rows, about = read_export(path)
-    assert len(rows) == 5 and about["seeds"] == [8] and about["params"] == {}
+    assert len(rows) == 5 and about["seeds_per_point"] == [8] and about["params"] == {}
     assert rows["load"].tolist() == [0.1, 0.1, 1.0, 0.5, 0.5]
     assert rows["n"].tolist()[:3] == [400, 400, 3] and rows["sizes"][2] == "(1, 2)"
     assert rows["stable"].tolist()[:2] == [True, True]
@@ -65,7 +65,7 @@ def test_numbers_of_numpy_are_recorded(coin, tmp_path):
     given = {"n_flips": np.int64(3), "faces": (np.float64(0.5), "a"), "loads": np.arange(2)}
     about = read_export(export(drawing, tmp_path / "x", "coin", given)[2])[1]
     assert about["params"] == {"n_flips": 3, "faces": [0.5, "a"], "loads": [0, 1]}
-    assert about["seeds"] == [8]
+    assert about["seeds_per_point"] == [8]
 
 
 def test_other_files_are_refused(tmp_path):

@@ -41,8 +41,10 @@ class Drawing:
         Not registered with pyplot, so that nothing pops up or leaks.
     axes : ndarray (rows, columns) of Axes
     rows : list of dict
-        panel, kind ("theory", "simulation" or "map"), curve, x, y, stderr, their labels, and the
-        conditions given with the call.
+        panel, kind ("theory", "simulation" or "map"), curve, x, y, stderr (z for a map), their
+        labels, and the conditions given with the call; lower and upper where bars have two ends.
+    parameters : dict
+        What all curves have in common; stored with the rows.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Drawing:
         for axis in self.axes.ravel():
             axis.spines[["top", "right"]].set_visible(False)
         self.rows: list[dict[str, Any]] = []
+        self.parameters: dict[str, Any] = {}
 
     def theory(
         self,
@@ -75,9 +78,15 @@ class Drawing:
         linestyle: str = "-",
         **conditions: Any,
     ) -> None:
-        """Draw a line through (x, y) and record it; an error bar of y is recorded, not drawn."""
+        """Draw a line through (x, y) and record it; an error bar of y is recorded, not drawn.
+
+        Raises
+        ------
+        ValueError
+            x and y are not of one length.
+        """
         value, stderr = _values_and_errors(y)
-        position = np.asarray(x, dtype=np.float64)
+        position = _positions(x, value)
         ax.plot(position, value, linestyle, color=COLORS[color % 6], lw=1.6, label=label or None)
         self._record(ax, "theory", label, (position, value, stderr), conditions)
 
@@ -89,22 +98,32 @@ class Drawing:
         label: str = "",
         color: int = 0,
         seeds: int | None = None,
+        interval: tuple[ArrayLike, ArrayLike] | None = None,
         **conditions: Any,
     ) -> None:
-        """Draw points with one-standard-error bars and record them.
+        """Draw points with one-standard-error bars, or those of an interval, and record them.
 
         Parameters
         ----------
         y : sequence of Estimate, or (values, standard errors)
         seeds : int, optional
             How many seeds stand behind a point; recorded.
+        interval : (lower, upper), optional
+            Ends of the bars, drawn instead of the standard errors and recorded with them; for a
+            quantity of bounded range, whose error is not symmetric.
+
+        Raises
+        ------
+        ValueError
+            x, y and the interval are not of one length, or the interval leaves out a value.
         """
         value, stderr = _values_and_errors(y)
-        position = np.asarray(x, dtype=np.float64)
+        position = _positions(x, value)
+        ends = None if interval is None else _ends(interval, value)
         ax.errorbar(
             position,
             value,
-            stderr,
+            stderr if ends is None else np.array([value - ends[0], ends[1] - value]),
             ls="none",
             marker=MARKERS[color % 6],
             color=COLORS[color % 6],
@@ -113,14 +132,30 @@ class Drawing:
             capsize=2,
             label=label or None,
         )
-        self._record(ax, "simulation", label, (position, value, stderr), conditions, seeds)
+        extra = {} if seeds is None else {"seeds": seeds}
+        first = len(self.rows)
+        self._record(ax, "simulation", label, (position, value, stderr), extra | conditions)
+        if ends is not None:
+            for row, lower, upper in zip(self.rows[first:], *ends, strict=True):
+                row |= {"lower": float(lower), "upper": float(upper)}
 
     def map(
         self, ax: Axes, x: ArrayLike, y: ArrayLike, z: ArrayLike, label: str = "", **conditions: Any
     ) -> None:
-        """Draw z (len(y), len(x)) as colors with a color bar; missing cells (NaN) stay gray."""
+        """Draw z (len(y), len(x)) as colors with a color bar; missing cells (NaN) stay gray.
+
+        Raises
+        ------
+        ValueError
+            z is not of that shape.
+        """
         columns, lines = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         value = np.asarray(z, dtype=np.float64)
+        if columns.ndim != 1 or lines.ndim != 1 or value.shape != (len(lines), len(columns)):
+            raise ValueError(
+                f"z must have the shape (len(y), len(x)), got {value.shape} for x {columns.shape} "
+                f"and y {lines.shape}"
+            )
         ax.set_facecolor("0.85")
         mesh = ax.pcolormesh(columns, lines, value, shading="nearest", rasterized=True)
         self.figure.colorbar(mesh, ax=ax, label=label)
@@ -152,12 +187,27 @@ class Drawing:
         label: str,
         points: tuple[np.ndarray, np.ndarray, np.ndarray],
         conditions: dict[str, Any],
-        seeds: int | None = None,
     ) -> None:
-        place = self._place(ax, kind, label) | ({} if seeds is None else {"seeds": seeds})
+        place = self._place(ax, kind, label)
         for x, y, stderr in zip(*points, strict=True):
             point = {"x": float(x), "y": float(y), "stderr": float(stderr)}
             self.rows.append({**place, **point, **conditions})
+
+
+def _positions(x: ArrayLike, value: np.ndarray) -> np.ndarray:
+    position = np.asarray(x, dtype=np.float64)
+    if position.ndim != 1 or position.shape != value.shape:
+        raise ValueError(f"x has shape {position.shape}, y has shape {value.shape}")
+    return position
+
+
+def _ends(interval: tuple[ArrayLike, ArrayLike], value: np.ndarray) -> np.ndarray:
+    ends = np.array(
+        [np.broadcast_to(np.asarray(e, dtype=np.float64), value.shape) for e in interval]
+    )
+    if len(ends) != 2 or (ends[0] > value).any() or (ends[1] < value).any():
+        raise ValueError("interval must be (lower, upper) with every value between its ends")
+    return ends
 
 
 def _values_and_errors(y: Any) -> tuple[np.ndarray, np.ndarray]:

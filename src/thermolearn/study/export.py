@@ -107,7 +107,7 @@ def provenance(entry: Entry, params: Any, rows: list[dict[str, Any]]) -> dict[st
         "title": entry.title,
         "papers": entry.papers,
         "params": _plain(dict(params)) if isinstance(params, Mapping) else {},
-        "seeds": seeds,
+        "seeds_per_point": seeds,
         "versions": {"thermolearn": __version__} | {n: metadata.version(n) for n in LIBRARIES},
         "source": entry.source_hash(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special
 
@@ -70,6 +70,7 @@ def test_modes_are_the_spectrum_of_an_archetype() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.005, 0.2), st.floats(0.1, 1.0), st.integers(1, 300), st.sampled_from((0.0, 0.2)))
+@example(0.125, 1 - 2**-53, 1, 0.0)  # (1 + r) / 2 rounds to 1
 def test_states_are_solutions_in_their_range(alpha: float, r: float, M: int, T: float) -> None:
     state = unsupervised_theory(alpha, r, M, T)
     assert state.converged and state.residual < 1e-9

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.systems.memory.example_noise import (
-    checked_quality,
-    positive_integer,
-    second_moment,
-)
+from thermolearn.core.checks import real, whole
+from thermolearn.systems.memory.example_noise import second_moment
 from thermolearn.systems.memory.glauber import GlauberSampler
 
 # Examples held in memory at a time, as spins (float32 for the product: four bytes each).
@@ -64,8 +61,8 @@ class ArchetypeDataset:
     """
 
     def __init__(self, N: int, K: int, M: int, r: float, seed: int = 0):
-        self.N, self.K = positive_integer("N", N), positive_integer("K", K)
-        self.M, self.r = positive_integer("M", M), checked_quality(r)
+        self.N, self.K = whole("N", N, 1), whole("K", K, 1)
+        self.M, self.r = whole("M", M, 1), real("quality r", r, above=0, most=1)
         self.seed = seed
         # one child per archetype, so that neither K nor M shifts the draws of another
         source = np.random.default_rng([seed, 0])
@@ -178,7 +175,7 @@ def hebb_unsupervised(
         if strength == 0:
             raise ValueError("the mean examples are all zero: there is no archetype; give r")
     elif normalise:
-        strength = second_moment(checked_quality(r), M)
+        strength = second_moment(real("quality r", r, above=0, most=1), M)
     check_memory(4 * N**2, f"a coupling matrix of {N} x {N} float32")
     return hebb_matrix(examples, N, N * M * strength, diagonal)
 
@@ -236,8 +233,7 @@ def run_from_archetypes(
     ValueError
         More starts than archetypes, or what `GlauberSampler` refuses.
     """
-    if not 1 <= starts <= data.K:
-        raise ValueError(f"starts must lie between 1 and K = {data.K}, got {starts!r}")
+    whole("starts", starts, 1, data.K)
     patterns = data.archetypes[:starts]
     run = GlauberSampler(J).run(np.concatenate([patterns, patterns]), T, sweeps, seed)
     mean = run.spins.astype(np.float64) if T == 0 else run.mean_spins

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import whole
 from thermolearn.core.diagnostics import MIN_DRAWS
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.lattice import glauber_sweeps, largest_and_asymmetry
@@ -159,8 +160,7 @@ class GlauberSampler:
         skipped = sweeps // 4 if warmup is None else warmup
         if not 0 <= skipped < sweeps:
             raise ValueError(f"warmup must lie in [0, sweeps), got {skipped} of {sweeps}")
-        if isinstance(threads, bool) or int(threads) != threads or threads < 1:
-            raise ValueError(f"threads must be an integer >= 1, got {threads!r}")
+        whole("threads", threads, 1)
         patterns = self._patterns(observe)
         children = np.random.SeedSequence(seed).spawn(len(starts))
 
@@ -217,8 +217,7 @@ def is_signs(x: np.ndarray) -> bool:
 
 def _schedule(T: float | Sequence[float] | np.ndarray, sweeps: int) -> np.ndarray:
     """Temperature of every sweep."""
-    if isinstance(sweeps, bool) or int(sweeps) != sweeps or sweeps < 1:
-        raise ValueError(f"sweeps must be an integer >= 1, got {sweeps!r}")
+    whole("sweeps", sweeps, 1)
     values = np.asarray(T, dtype=np.float64)
     if values.shape not in ((), (sweeps,)):
         raise ValueError(f"T must be one number or one per sweep ({sweeps}), got {values.shape}")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.fixed_point import bracketed_root
 from thermolearn.systems.memory.replica_equations import STEEPEST, Equations
@@ -120,10 +121,8 @@ class RSAssociative:
         if not np.isfinite(pairs).all() or (pairs[:, 0] < 0).any():
             raise ValueError(f"modes must be pairs (w >= 0, lambda), all finite; got {modes!r}")
         pairs = pairs[(pairs[:, 0] > 0) & (pairs[:, 1] != 0)]
-        if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale must be finite and > 0, got {scale!r}")
-        if not (math.isfinite(delta) and delta >= 0):
-            raise ValueError(f"delta must be finite and >= 0, got {delta!r}")
+        real("scale", scale, above=0)
+        real("delta", delta, least=0)
         values, weights = (np.ones(1), np.ones(1)) if chi is None else chi
         self.chi = np.atleast_1d(np.asarray(values, dtype=np.float64))
         self.weights = np.atleast_1d(np.asarray(weights, dtype=np.float64))
@@ -188,8 +187,7 @@ class RSAssociative:
         """
         if not isinstance(T, (int, float, np.number)):
             raise TypeError(f"T must be one number, not {type(T).__name__}")
-        if not (math.isfinite(T) and T >= 0):
-            raise ValueError(f"T must be finite and >= 0, got {T!r}")
+        real("T", T, least=0)
         if branch not in ("retrieval", "spin_glass"):
             raise ValueError(f'branch must be "retrieval" or "spin_glass", got {branch!r}')
         equations = self.equations(float(T))
@@ -366,18 +364,16 @@ def binomial_chi(M: int, r: float) -> tuple[np.ndarray, np.ndarray]:
     ValueError
         M not an integer of at least 1, or r outside [0, 1].
     """
-    if isinstance(M, bool) or int(M) != M or M < 1:
-        raise ValueError(f"M must be an integer number of examples >= 1, got {M!r}")
-    if not 0 <= r <= 1:
-        raise ValueError(f"quality r must be in [0, 1], got {r!r}")
-    if r == 1:
+    whole("M", M, 1)
+    real("quality r", r, least=0, most=1)
+    p = (1 + r) / 2
+    if p == 1:
         return np.ones(1), np.ones(1)
     if M > MOST_EXAMPLES:
         z = np.linspace(-8.5, 8.5, 1601)
         density = np.exp(-z * z / 2)
         return r + math.sqrt((1 - r * r) / M) * z, density / density.sum()
     k = np.arange(M + 1)
-    p = (1 + r) / 2
     log_weight = special.gammaln(M + 1) - special.gammaln(k + 1) - special.gammaln(M - k + 1)
     weight = np.exp(log_weight + k * math.log(p) + (M - k) * math.log1p(-p))
     kept = weight > 1e-14

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.canonical.activation import (
     check_variances,
@@ -90,13 +91,10 @@ class Params:
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "networks"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            whole(name, getattr(self, name), 1)
         if not isinstance(self.activation, str):
             raise ValueError(f"activation must be a name, got {self.activation!r}")
-        if not (np.isfinite(self.beta) and self.beta > 0):
-            raise ValueError(f"beta must be positive and finite, got {self.beta!r}")
+        real("beta", self.beta, above=0)
         check_variances(self.sigma_w2, self.sigma_b2, self.q0)
         check_widths(self.widths)
         resolve_activation(self.activation)
@@ -217,6 +215,7 @@ def figure(
         rf"($\sigma_w^2={FIGURE['sigma_w2']}$, $\sigma_b^2={FIGURE['sigma_b2']}$, $|x_0|^2=n_0$)"
     )
     drawing = Drawing(title, columns=2, rows=2, size=(10, 6.2), sharex=True)
+    drawing.parameters = {**FIGURE, "depths": list(depths), "first_seed": seed}
     _prepare(drawing.axes)
     for color, depth in enumerate(depths):
         theory_curves, sampled = _curves(depth, beta, draws, seed)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.drawing import Drawing
 from thermolearn.core.estimate import Estimate
 from thermolearn.systems.memory.archetypes import (
@@ -130,22 +131,16 @@ class Params:
     sweeps: int = 100
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.load) and 0 < self.load <= 1):
-            raise ValueError(f"load must be in (0, 1], got {self.load!r}")
-        if not (math.isfinite(self.quality) and 0 < self.quality <= 1):
-            raise ValueError(f"quality r must be in (0, 1], got {self.quality!r}")
-        if int(self.examples) != self.examples or self.examples < 1:
-            raise ValueError(f"examples must be an integer >= 1, got {self.examples!r}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and > 0, got {self.temperature!r}")
-        if int(self.n_spins) != self.n_spins or self.n_spins < 50:
-            raise ValueError(f"n_spins must be an integer >= 50, got {self.n_spins!r}")
+        real("load", self.load, above=0, most=1)
+        real("quality r", self.quality, above=0, most=1)
+        whole("examples", self.examples, 1)
+        real("temperature", self.temperature, above=0)
+        whole("n_spins", self.n_spins, 50)
         if self.archetypes < 1:
             raise ValueError(
                 f"load = {self.load} of {self.n_spins} spins is less than one archetype"
             )
-        if int(self.sweeps) != self.sweeps or self.sweeps < 20:
-            raise ValueError(f"sweeps must be an integer >= 20, got {self.sweeps!r}")
+        whole("sweeps", self.sweeps, 20)
 
     @property
     def archetypes(self) -> int:

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import real, whole
 from thermolearn.systems.memory.archetypes import checked_examples
-from thermolearn.systems.memory.example_noise import checked_quality, second_moment
+from thermolearn.systems.memory.example_noise import second_moment
 from thermolearn.systems.memory.glauber import GlauberRun
 
 
@@ -43,7 +44,7 @@ def rbm_weights(eta: ArrayLike, T: float, r: float, normalise: bool = True) -> n
     if not (math.isfinite(T) and T > 0):
         raise ValueError(f"T must be finite and > 0, got {T!r}; hidden units have a temperature")
     M, N = examples.shape[1:]
-    strength = second_moment(checked_quality(r), M) if normalise else 1.0
+    strength = second_moment(real("quality r", r, above=0, most=1), M) if normalise else 1.0
     return examples.reshape(-1, N).astype(np.float32) / np.float32(math.sqrt(T * N * M * strength))
 
 
@@ -92,10 +93,8 @@ def block_gibbs(
         raise ValueError(f"weights {W.shape} and sigma0 {spins.shape} do not match")
     if not np.isin(spins, (-1, 1)).all():
         raise ValueError("sigma0 must consist of -1 and +1")
-    if not (math.isfinite(T) and T > 0):
-        raise ValueError(f"T must be finite and > 0, got {T!r}")
-    if int(sweeps) != sweeps or sweeps < 1:
-        raise ValueError(f"sweeps must be an integer >= 1, got {sweeps!r}")
+    real("T", T, above=0)
+    whole("sweeps", sweeps, 1)
     skipped = sweeps // 4 if warmup is None else warmup
     if not 0 <= skipped < sweeps:
         raise ValueError(f"warmup must lie in [0, sweeps), got {skipped} of {sweeps}")

@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import whole
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.example_noise import (
-    SCANNED,
-    Kind,
-    engine,
-    load_capacity,
-    positive_integer,
-)
+from thermolearn.systems.memory.example_noise import SCANNED, Kind, engine, load_capacity
 from thermolearn.systems.memory.replica_symmetric import RSState
 
 AXES = ("alpha", "r", "M", "T")
@@ -125,7 +120,7 @@ def _check(given: dict[str, Any], kind: Kind) -> None:
     for value in np.atleast_1d(given["r"]):
         engine(kind, 1.0, float(value), 1)
     for value in np.atleast_1d(given["M"]):
-        positive_integer("M", value)
+        whole("M", value, 1)
     T = np.atleast_1d(np.asarray(given["T"], dtype=np.float64))
     if not (np.isfinite(T) & (T >= 0)).all():
         raise ValueError("T must be finite and >= 0")

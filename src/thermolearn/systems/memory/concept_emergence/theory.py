@@ -9,14 +9,10 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, special
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.fixed_point import bracketed_root
-from thermolearn.systems.memory.example_noise import (
-    checked_load,
-    checked_quality,
-    positive_integer,
-    unsupervised_engine,
-)
+from thermolearn.systems.memory.example_noise import unsupervised_engine
 from thermolearn.systems.memory.replica_symmetric import RSAssociative, RSState, binomial_chi
 
 # The example state has become the archetype's where its overlaps agree to this.
@@ -204,7 +200,7 @@ def small_quality_constant(alpha: float) -> float:
     ValueError
         A load out of range.
     """
-    checked_load(alpha)
+    real("alpha", alpha, above=0)
 
     def negative(y: float) -> float:
         ratio = math.erf(y) / y
@@ -237,8 +233,8 @@ def spectral_sample_size(alpha: float, r: float) -> float:
     ----------
     Baik, Ben Arous, Peche, arXiv:math/0403022.
     """
-    r = checked_quality(r)
-    return checked_load(alpha) * (1 - r * r) ** 2 / r**4
+    r = real("quality r", r, above=0, most=1)
+    return real("alpha", alpha, above=0) * (1 - r * r) ** 2 / r**4
 
 
 def subspace_overlap(N: int, K: int, M: int, r: float) -> float:
@@ -257,8 +253,8 @@ def subspace_overlap(N: int, K: int, M: int, r: float) -> float:
     Baik, Ben Arous, Peche, arXiv:math/0403022; the overlap is that of Paul, Statist. Sinica 17
     (2007) 1617.
     """
-    sizes = positive_integer("N", N), positive_integer("K", K), positive_integer("M", M)
-    if checked_quality(r) == 1:
+    sizes = whole("N", N, 1), whole("K", K, 1), whole("M", M, 1)
+    if real("quality r", r, above=0, most=1) == 1:
         return 1.0
     gamma = sizes[0] / (sizes[1] * sizes[2])
     spike = N * r * r / (K * (1 - r * r))

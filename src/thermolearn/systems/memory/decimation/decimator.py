@@ -17,15 +17,11 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import SamplerWarning
 from thermolearn.core.estimate import Estimate
 from thermolearn.systems.memory.decimation.counting import count_columns, exceeds
-from thermolearn.systems.memory.decimation.problem import (
-    check_delta,
-    check_integer,
-    check_number,
-    couplings,
-)
+from thermolearn.systems.memory.decimation.problem import couplings
 from thermolearn.systems.memory.decimation.search import Reaction, Search
 from thermolearn.systems.memory.decimation.theory import acceptance_energy
 
@@ -196,23 +192,22 @@ class Decimator(BaseEstimator):
     def _check(self, n: int, rank: int | None) -> np.ndarray:
         """The temperatures of an annealing; ValueError for parameters out of range."""
         for name, value in {"rank": rank, "max_rank": self.max_rank}.items():
-            if value is not None and check_integer(name, value, 1) >= n:
+            if value is not None and whole(name, value, 1) >= n:
                 raise ValueError(f"{name} must be at most N - 1 = {n - 1}, got {value!r}")
-        if check_number("T", self.T) < 0:
-            raise ValueError(f"T must be >= 0, got {self.T!r}")
-        check_integer("max_restart", self.max_restart, 0)
-        check_integer("random_state", self.random_state, 0)
-        check_integer("sweeps", self.sweeps, 20)
+        real("T", self.T, least=0)
+        whole("max_restart", self.max_restart, 0)
+        whole("random_state", self.random_state, 0)
+        whole("sweeps", self.sweeps, 20)
         if self.average not in ("sweeps", "tap"):
             raise ValueError(f'average must be "sweeps" or "tap", got {self.average!r}')
         if self.threshold != "theory":
             if isinstance(self.threshold, str):
                 raise ValueError(f'threshold must be "theory" or a number, got {self.threshold!r}')
-            check_number("threshold", self.threshold)
+            real("threshold", self.threshold)
         if self.delta is not None:
-            check_delta(self.delta)
+            real("delta", self.delta, least=0)
         if isinstance(self.schedule, (int, np.integer)):
-            return np.linspace(HOTTEST, 0.0, check_integer("schedule", self.schedule, 2))
+            return np.linspace(HOTTEST, 0.0, whole("schedule", self.schedule, 2))
         schedule = np.asarray(self.schedule, dtype=np.float64)
         if schedule.ndim != 1 or not len(schedule) or not (schedule >= 0).all():
             raise ValueError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from thermolearn.core.checks import real, whole
 
 # Y must be symmetric to this share of its largest entry (or of 1).
 SYMMETRY = 1e-8
@@ -39,15 +40,13 @@ class Params:
     sweeps: int = 300
 
     def __post_init__(self) -> None:
-        check_integer("n_spins", self.n_spins, 16)
-        if not 0 < check_number("load", self.load) < 1:
-            raise ValueError(f"load must lie in (0, 1), got {self.load}")
+        whole("n_spins", self.n_spins, 16)
+        real("load", self.load, above=0, below=1)
         if self.rank < 4:
             raise ValueError(f"load * n_spins must be at least 4 columns, got {self.rank}")
-        check_delta(self.delta)
-        if check_number("temperature", self.temperature) <= 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature!r}")
-        check_integer("sweeps", self.sweeps, 20)
+        real("delta", self.delta, least=0)
+        real("temperature", self.temperature, above=0)
+        whole("sweeps", self.sweeps, 20)
 
     @property
     def rank(self) -> int:
@@ -85,12 +84,13 @@ class SymmetricFactorisation:
     delta: float
 
     def __post_init__(self) -> None:
-        check_integer("N", self.N, 2)
-        if not (check_number("alpha", self.alpha) > 0 and self.rank >= 1):
+        whole("N", self.N, 2)
+        real("alpha", self.alpha, above=0)
+        if self.rank < 1:
             raise ValueError(
                 f"alpha N must round to at least one column, got alpha = {self.alpha!r}"
             )
-        check_delta(self.delta)
+        real("delta", self.delta, least=0)
 
     @property
     def rank(self) -> int:
@@ -192,30 +192,6 @@ def couplings(Y: ArrayLike) -> np.ndarray:
             f"Y is not symmetric (largest |Y - Y^T| is {asymmetry:.3g}); pass (Y + Y.T) / 2"
         )
     return matrix / math.sqrt(len(matrix))
-
-
-def check_delta(delta: float) -> float:
-    """Delta as a float; ValueError unless finite and >= 0."""
-    real = isinstance(delta, Real) and not isinstance(delta, bool)
-    if not (real and math.isfinite(delta) and delta >= 0):
-        raise ValueError(f"delta must be a finite number >= 0, got {delta!r}")
-    return float(delta)
-
-
-def check_number(name: str, value: float) -> float:
-    """The value as a float; ValueError unless a finite real number."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value!r}")
-    return float(value)
-
-
-def check_integer(name: str, value: int, least: int) -> int:
-    """The value; ValueError unless an integer (no float, no bool) of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)
 
 
 def _matrices(X: ArrayLike, Xhat: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import real
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.estimate import Estimate
-from thermolearn.systems.memory.decimation.problem import check_delta, couplings
+from thermolearn.systems.memory.decimation.problem import couplings
 
 # Quadrature in the angle: nodes are doubled from the first to the last number.
 FIRST, LAST = 64, 65536
@@ -50,11 +51,9 @@ def rie_denoise(Y: ArrayLike, delta: float, width: float | None = None) -> np.nd
     ----------
     Bun, Allez, Bouchaud, Potters, arXiv:1502.06736, the additive Gaussian case.
     """
-    J, noise = couplings(Y), check_delta(delta)
+    J, noise = couplings(Y), real("delta", delta, least=0)
     n = len(J)
-    smooth = 0.5 / math.sqrt(n) if width is None else float(width)
-    if not (math.isfinite(smooth) and smooth > 0):
-        raise ValueError(f"width must be finite and > 0, got {width!r}")
+    smooth = 0.5 / math.sqrt(n) if width is None else real("width", width, above=0)
     values, vectors = np.linalg.eigh(J)
     resolvent = np.empty(n)
     for start in range(0, n, ROWS):
@@ -93,8 +92,8 @@ def rie_mse(alpha: float, delta: float) -> Estimate:
     ----------
     Bun, Allez, Bouchaud, Potters, arXiv:1502.06736.
     """
-    _check_alpha(alpha)
-    if check_delta(delta) == 0:
+    real("alpha", alpha, least=0)
+    if real("delta", delta, least=0) == 0:
         return Estimate(0.0)
     total, cubic, error = _moments(alpha, delta)
     scale = 4 * math.pi**2 * delta**2 / 3
@@ -122,19 +121,14 @@ def eigenvalue_density(alpha: float, delta: float, eigenvalues: ArrayLike) -> Es
     ValueError
         A parameter out of range, or eigenvalues that are not finite.
     """
-    _check_alpha(alpha)
-    if check_delta(delta) == 0:
+    real("alpha", alpha, least=0)
+    if real("delta", delta, least=0) == 0:
         raise ValueError("delta must be > 0: without noise there is a point mass at 0")
     x = np.asarray(eigenvalues, dtype=np.float64)
     if not np.isfinite(x).all():
         raise ValueError("eigenvalues must be finite")
     value = _density(alpha, delta, x.ravel()).reshape(x.shape)
     return Estimate(value, 1e-10 * np.maximum(value, 1e-3))
-
-
-def _check_alpha(alpha: float) -> None:
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"alpha must be finite and >= 0, got {alpha!r}")
 
 
 def _cubic(alpha: float, delta: float, x: np.ndarray) -> np.ndarray:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import whole
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.systems.memory.decimation.problem import (
     Params,
     SymmetricFactorisation,
-    check_integer,
     couplings,
     factorization_error,
 )
@@ -81,7 +81,7 @@ def planted_decimation(
     n = len(J)
     if truth.ndim != 2 or len(truth) != n:
         raise ValueError(f"X must have {n} rows, as Y has; got shape {truth.shape}")
-    check_integer("sweeps", sweeps, 4)
+    whole("sweeps", sweeps, 4)
     np.fill_diagonal(J, 0.0)
     rank = truth.shape[1]
     factors, energy, converged = np.empty((n, rank)), np.empty(rank), True

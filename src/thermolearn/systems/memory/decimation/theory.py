@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.decimation.problem import (
-    Params,
-    check_delta,
-    check_number,
-)
+from thermolearn.systems.memory.decimation.problem import Params
 from thermolearn.systems.memory.replica_symmetric import ZERO, RSAssociative, RSState
 
 NO_RETRIEVAL = "no retrieval"
@@ -82,8 +79,7 @@ class DecimationTheory:
 
     def modes(self, t: float) -> list[tuple[float, float]]:
         """Modes (w, lambda) of the couplings at t: columns left, and residuals of those found."""
-        if not 0 <= t <= 1:
-            raise ValueError(f"t must lie in [0, 1], got {t!r}")
+        real("t", t, least=0, most=1)
         past = np.append(self.t[self.t < t - 1e-12], t)
         p, q = np.interp(past, self.t, self.p), np.interp(past, self.t, self.q)
         return _modes(self.alpha, past, p, q)
@@ -130,11 +126,9 @@ def decimation_theory(
     ----------
     Camilli, Mezard, arXiv:2212.02105. The modes of the residuals are derived here from theirs.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha must be finite and > 0, got {alpha!r}")
-    check_delta(delta)
-    if isinstance(steps, bool) or int(steps) != steps or steps < 2:
-        raise ValueError(f"steps must be an integer of at least 2, got {steps!r}")
+    real("alpha", alpha, above=0)
+    real("delta", delta, least=0)
+    whole("steps", steps, 2)
     coarse = _march(alpha, delta, T, steps)
     fine = _march(alpha, delta, T, 2 * steps)
     same = fine[:, ::2]
@@ -184,9 +178,8 @@ def critical_noise(alpha: float, T: float = 0.0) -> Estimate:
     """
     from scipy import optimize
 
-    if check_number("alpha", alpha) <= 0:
-        raise ValueError(f"alpha must be > 0, got {alpha!r}")
-    if not (check_number("T", T) == 0 or T >= 0.01):
+    real("alpha", alpha, above=0)
+    if not (real("T", T) == 0 or T >= 0.01):
         raise ValueError(f"T must be 0 or at least 0.01, got {T!r}")
 
     def noise(log_R: float) -> float:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.drawing import Drawing
 from thermolearn.core.estimate import Estimate
 from thermolearn.systems.memory.hopfield.phase_map import PhaseMap, hopfield_map
@@ -105,16 +106,12 @@ class Params:
     sweeps: int = 200
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.load) and 0 < self.load <= 1):
-            raise ValueError(f"load must be in (0, 1], got {self.load!r}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and > 0, got {self.temperature!r}")
-        if self.n_spins < 50:
-            raise ValueError(f"n_spins must be at least 50, got {self.n_spins!r}")
+        real("load", self.load, above=0, most=1)
+        real("temperature", self.temperature, above=0)
+        whole("n_spins", self.n_spins, 50)
         if round(self.load * self.n_spins) < 1:
             raise ValueError(f"load = {self.load} of {self.n_spins} spins is less than one pattern")
-        if self.sweeps < 40:
-            raise ValueError(f"sweeps must be at least 40, got {self.sweeps!r}")
+        whole("sweeps", self.sweeps, 40)
 
     @property
     def patterns(self) -> int:

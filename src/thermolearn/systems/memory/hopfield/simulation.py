@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import real
 from thermolearn.systems.memory.glauber import GlauberSampler, is_signs
 from thermolearn.systems.memory.hopfield.theory import hopfield_theory
 
@@ -100,8 +100,7 @@ class HopfieldNetwork:
     """
 
     def __init__(self, T: float = 0.0, sweeps: int = 100, random_state: int = 0):
-        if not (math.isfinite(T) and T >= 0):
-            raise ValueError(f"T must be finite and >= 0, got {T!r}")
+        real("T", T, least=0)
         self.T, self.sweeps, self.random_state = T, sweeps, random_state
 
     def fit(self, patterns: ArrayLike) -> HopfieldNetwork:

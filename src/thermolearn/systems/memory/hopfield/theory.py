@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
 
+from thermolearn.core.checks import real
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
 from thermolearn.core.progress import track
@@ -191,7 +193,7 @@ def transition_temperature(alpha: float) -> Estimate | None:
     high = float(ends[1]) * (1 - 1e-7)
     if gap(0.0) < 0:
         return Estimate(_change_of_sign(gap, high), 1e-10)
-    best = optimize.minimize_scalar(gap, bounds=(COLDEST, high), options={"xatol": 1e-6})
+    best: Any = optimize.minimize_scalar(gap, bounds=(COLDEST, high), options={"xatol": 1e-6})
     if best.fun >= 0:
         return None
     lower = bracketed_root(gap, COLDEST, float(best.x), 1e-11)
@@ -262,9 +264,7 @@ def _engine(alpha: float) -> RSAssociative:
             f"alpha must be one number, not {type(alpha).__name__}; for several loads see "
             "hopfield_phase_diagram and hopfield_map"
         )
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha must be a finite load > 0, got {alpha!r}")
-    return RSAssociative([(alpha, 1.0)])
+    return RSAssociative([(real("alpha", alpha, above=0), 1.0)])
 
 
 def _fold(engine: RSAssociative, state: RSState, low: float, high: float) -> Estimate | None:

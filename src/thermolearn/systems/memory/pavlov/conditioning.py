@@ -16,14 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.pavlov.parameters import (
-    check_number,
-    check_step,
-    steps_in,
-    warn,
-)
+from thermolearn.systems.memory.pavlov.parameters import check_step, steps_in, warn
 from thermolearn.systems.memory.pavlov.simulation import advance
 
 BELL, FOOD, SILENCE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)
@@ -121,13 +117,10 @@ class ConditioningExperiment:
     plastic: str = "reflex"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.population, (int, np.integer)) or self.population < 1:
-            raise ValueError(
-                f"population must be an integer of at least 1, got {self.population!r}"
-            )
+        whole("population", self.population, 1)
         for name in ("beta", "h", "theta", "gamma", "tau", "tau_syn", "T_on", "T_off", "dt"):
-            check_number(name, getattr(self, name), positive=True)
-        check_number("neuron_noise", self.neuron_noise, positive=False)
+            real(name, getattr(self, name), above=0)
+        real("neuron_noise", self.neuron_noise, least=0)
         if self.plastic not in ("reflex", "all"):
             raise ValueError(f"plastic must be 'reflex' or 'all', got {self.plastic!r}")
         if self.theta >= self.gamma or self.theta >= self.h:
@@ -183,7 +176,8 @@ class ConditioningExperiment:
         ValueError
             trials or extinction negative, or plastic = "all" (which has more variables).
         """
-        _check_trials(trials, extinction)
+        whole("trials", trials, 0)
+        whole("extinction", extinction, 0)
         if self.plastic != "reflex":
             raise ValueError("the theory is for plastic='reflex'")
         rest = self._settled(-self.theta)
@@ -240,7 +234,8 @@ class ConditioningExperiment:
         ValueError
             trials or extinction negative, or no seed.
         """
-        _check_trials(trials, extinction)
+        whole("trials", trials, 0)
+        whole("extinction", extinction, 0)
         chosen = [seeds] if isinstance(seeds, (int, np.integer)) else list(seeds)
         if not chosen:
             raise ValueError("seeds must name at least one seed")
@@ -313,9 +308,3 @@ class ConditioningExperiment:
         kick = math.sqrt(2 * self.neuron_noise * step)
         gain = 1.0 / self.population
         advance(J, x, bias, rate, gain, self.beta, self.gamma, 0.0, step, kick, 0.0, n_steps, rng)
-
-
-def _check_trials(trials: int, extinction: int) -> None:
-    for name, value in (("trials", trials), ("extinction", extinction)):
-        if not isinstance(value, (int, np.integer)) or value < 0:
-            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")

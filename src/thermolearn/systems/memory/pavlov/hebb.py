@@ -12,15 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.core.progress import track
-from thermolearn.systems.memory.pavlov.parameters import (
-    check_number,
-    check_step,
-    steps_in,
-    warn,
-)
+from thermolearn.systems.memory.pavlov.parameters import check_step, steps_in, warn
 from thermolearn.systems.memory.pavlov.simulation import advance
 from thermolearn.systems.memory.pavlov.theory import HebbPrediction, predict
 
@@ -169,13 +165,11 @@ class PavlovHebb:
 
     def __post_init__(self) -> None:
         for name, least in (("N", 2), ("K", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            whole(name, getattr(self, name), least)
         for name in ("beta", "h", "tau", "tau_syn", "T_present", "dt"):
-            check_number(name, getattr(self, name), positive=True)
+            real(name, getattr(self, name), above=0)
         for name in ("gamma", "noise", "neuron_noise"):
-            check_number(name, getattr(self, name), positive=False)
+            real(name, getattr(self, name), least=0)
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {ORDERS}, got {self.order!r}")
         check_step(self.dt, self.tau, self.tau_syn)

@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
-
-
-def check_number(name: str, value: float, positive: bool) -> None:
-    """Raise ValueError unless finite and positive (or not negative)."""
-    if not np.isfinite(value) or value < 0 or (positive and value == 0):
-        wanted = "positive" if positive else "not negative"
-        raise ValueError(f"{name} must be finite and {wanted}, got {value!r}")
-
 
 def check_step(dt: float, tau: float, tau_syn: float) -> None:
     """Raise ValueError if the Euler step is unstable: dt > tau / 2, or dt > tau_syn / 2."""

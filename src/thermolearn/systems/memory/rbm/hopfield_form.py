@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import real
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.systems.memory.rbm.units import Weights
 
@@ -41,13 +42,11 @@ def hebbian_weights(eta: ArrayLike, beta: float, quality: float | None) -> np.nd
         raise ValueError(f"eta must have shape (K, N) or (K, M, N), got {x.shape}")
     if not np.all(np.abs(x) == 1):
         raise ValueError("eta must hold -1 and 1 only")
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be positive and finite, got {beta}")
+    real("beta", beta, above=0)
     n_examples = x.shape[1] if x.ndim == 3 else 1
     power = 1.0
     if quality is not None:
-        if not 0 < quality <= 1:
-            raise ValueError(f"quality must lie in (0, 1], got {quality}")
+        real("quality", quality, above=0, most=1)
         power = quality**2 + (1 - quality**2) / n_examples
     n = x.shape[-1]
     return math.sqrt(beta / (n * n_examples * power)) * x.reshape(-1, n).T
@@ -60,7 +59,6 @@ def hopfield_form(w: Weights, beta: float) -> HopfieldForm:
             f"{w.hidden} hidden units induce interactions of every order between visible ones; "
             "only hidden='gaussian' gives a Hopfield network"
         )
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be positive and finite, got {beta}")
+    real("beta", beta, above=0)
     W, a, b = (x.numpy() for x in (w.W, w.a, w.b))
     return HopfieldForm(W @ W.T / beta, (a + W @ b) / beta, float(b @ b / 2))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import damped_iteration
 from thermolearn.core.gaussian import gauss_nodes
@@ -50,17 +51,11 @@ class Params:
     hidden_field: float = 0.8
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_spins, bool) or not isinstance(self.n_spins, int):
-            raise ValueError(f"n_spins must be an integer, got {self.n_spins!r}")
-        if not 20 <= self.n_spins <= MOST_SPINS:
-            raise ValueError(f"n_spins must lie between 20 and {MOST_SPINS}, got {self.n_spins}")
-        if not 0 < self.hidden_share < 1:
-            raise ValueError(f"hidden_share must lie in (0, 1), got {self.hidden_share}")
-        if not (math.isfinite(self.coupling) and self.coupling >= 0):
-            raise ValueError(f"coupling must be finite and >= 0, got {self.coupling}")
-        for name in ("visible_field", "hidden_field"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        whole("n_spins", self.n_spins, 20, MOST_SPINS)
+        real("hidden_share", self.hidden_share, above=0, below=1)
+        real("coupling", self.coupling, least=0)
+        real("visible_field", self.visible_field)
+        real("hidden_field", self.hidden_field)
 
     @property
     def layers(self) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thermolearn.core.checks import real
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
@@ -63,15 +63,9 @@ class Settings:
                 raise TypeError(f"{name} must be an integer, got {value!r}")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, positive in (
-            ("learning_rate", True),
-            ("weight_decay", False),
-            ("init_std", False),
-        ):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0 or (positive and value == 0):
-                least = "positive" if positive else "not negative"
-                raise ValueError(f"{name} must be finite and {least}, got {value}")
+        real("learning_rate", self.learning_rate, above=0)
+        real("weight_decay", self.weight_decay, least=0)
+        real("init_std", self.init_std, least=0)
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

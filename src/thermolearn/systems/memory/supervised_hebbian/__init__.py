@@ -10,16 +10,15 @@ Reference: Alemanno, Aquaro, Kanter, Barra, Agliari, arXiv:2203.01304.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.systems.memory.archetypes import (
     ArchetypeDataset,
     Retrieval,
     run_from_archetypes,
 )
-from thermolearn.systems.memory.example_noise import checked_quality, positive_integer
 from thermolearn.systems.memory.supervised_hebbian.classifier import HebbClassifier
 from thermolearn.systems.memory.supervised_hebbian.dataset_statistics import (
     Control,
@@ -130,19 +129,15 @@ class Params:
     starts: int = 6
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.load) and 0 < self.load <= 1):
-            raise ValueError(f"load must be in (0, 1], got {self.load!r}")
-        checked_quality(self.quality)
-        positive_integer("examples", self.examples)
-        positive_integer("starts", self.starts)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and > 0, got {self.temperature!r}")
-        if positive_integer("n_spins", self.n_spins) < 50:
-            raise ValueError(f"n_spins must be at least 50, got {self.n_spins!r}")
+        real("load", self.load, above=0, most=1)
+        real("quality r", self.quality, above=0, most=1)
+        whole("examples", self.examples, 1)
+        whole("starts", self.starts, 1)
+        real("temperature", self.temperature, above=0)
+        whole("n_spins", self.n_spins, 50)
         if round(self.load * self.n_spins) < 1:
             raise ValueError(f"load = {self.load} of {self.n_spins} spins is less than one class")
-        if positive_integer("sweeps", self.sweeps) < 20:
-            raise ValueError(f"sweeps must be at least 20, got {self.sweeps!r}")
+        whole("sweeps", self.sweeps, 20)
         if self.starts > self.classes:
             raise ValueError(f"starts must not exceed the {self.classes} classes: {self.starts!r}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from thermolearn.core.checks import real, whole
 from thermolearn.systems.memory.supervised_hebbian.examples import median_thresholds
 
 Clustering = Literal["ward", "average", "complete", "kmeans"]
@@ -176,19 +176,12 @@ class HebbClassifier(ClassifierMixin, BaseEstimator):
     # -- parts ---------------------------------------------------------------------------------
     def _check_parameters(self) -> None:
         for name in ("replicas", "min_examples"):
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+            whole(name, getattr(self, name), 1)
         for name, known in (("clustering", CLUSTERINGS), ("rule", RULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        level: Any = self.binarise
-        number = isinstance(level, (int, float, np.integer, np.floating))
-        if not (level is None or level == "median") and not (
-            number and not isinstance(level, bool) and math.isfinite(level)
-        ):
-            raise ValueError(f'binarise must be "median", a finite number or None, got {level!r}')
+        if self.binarise is not None and self.binarise != "median":
+            real('binarise, unless "median" or None,', self.binarise)
 
     def _spins(self, X: np.ndarray) -> np.ndarray:
         if self.thresholds_ is not None:

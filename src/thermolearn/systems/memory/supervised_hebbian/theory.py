@@ -16,14 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.fixed_point import bracketed_root, damped_iteration
 from thermolearn.core.gaussian import gauss_nodes
-from thermolearn.systems.memory.example_noise import (
-    checked_load,
-    checked_quality,
-    positive_integer,
-    supervised_engine,
-)
+from thermolearn.systems.memory.example_noise import supervised_engine
 from thermolearn.systems.memory.replica_symmetric import Branch, RSState
 
 # Panel ends around the step of tanh, in units of T.
@@ -76,8 +72,8 @@ def supervised_theory(
 
 def entropy_of_dataset(r: float, M: int) -> float:
     """rho = (1 - r^2) / (M r^2), all that theory at large M needs to know of the examples."""
-    quality = checked_quality(r)
-    return (1 - quality**2) / (positive_integer("M", M) * quality**2)
+    quality = real("quality r", r, above=0, most=1)
+    return (1 - quality**2) / (whole("M", M, 1) * quality**2)
 
 
 # -- the published form ------------------------------------------------------------------------
@@ -137,11 +133,9 @@ def supervised_theory_large_m(alpha: float, rho: float, T: float) -> LargeMState
     ----------
     arXiv:2203.01304; rederived here from the binomial equations by Gaussian integration by parts.
     """
-    load = checked_load(alpha)
-    if not (math.isfinite(rho) and rho >= 0):
-        raise ValueError(f"rho must be finite and >= 0, got {rho!r}")
-    if not (math.isfinite(T) and T >= 0):
-        raise ValueError(f"T must be finite and >= 0, got {T!r}")
+    load = real("alpha", alpha, above=0)
+    real("rho", rho, least=0)
+    real("T", T, least=0)
 
     def step(x: np.ndarray) -> np.ndarray:
         n_p = float(x[0])

@@ -1,0 +1,64 @@
+"""Checks of the numbers a function is given, with errors that name the argument."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+
+def real(
+    name: str,
+    value: object,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """The value as a float, if it is one finite number in its range.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : int, float, or a numpy scalar of them
+    least, most : float
+        Bounds that are allowed themselves.
+    above, below : float
+        Bounds that are not.
+
+    Raises
+    ------
+    ValueError
+        Not a number (bool, str, array, None), NaN, infinite, or out of range.
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and least <= number <= most and above < number < below:
+        return number
+    low, high = max(least, above), min(most, below)
+    signs = ">" if above >= least else ">=", "<" if below <= most else "<="
+    wanted = "finite"
+    if math.isfinite(low) and math.isfinite(high):
+        opening, closing = "(" if signs[0] == ">" else "[", ")" if signs[1] == "<" else "]"
+        wanted = f"in {opening}{low:g}, {high:g}{closing}"
+    elif math.isfinite(low):
+        wanted += " and positive" if above == low == 0 else f" and {signs[0]} {low:g}"
+    elif math.isfinite(high):
+        wanted += f" and {signs[1]} {high:g}"
+    raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def whole(name: str, value: object, least: float = -math.inf, most: float = math.inf) -> int:
+    """The value as an int, if it is an integer (not 3.0) from `least` to `most`.
+
+    Raises
+    ------
+    ValueError
+        Not an int or numpy integer (bool, float, str, array, None), or out of range.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most:
+        return int(value)
+    wanted = f" >= {least}" if least > -math.inf else ""
+    if most < math.inf:
+        wanted = f" in [{least}, {most}]" if wanted else f" <= {most}"
+    raise ValueError(f"{name} must be an integer{wanted}, got {value!r}")
