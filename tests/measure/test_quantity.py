@@ -318,6 +318,7 @@ def test_big_networks_are_measured_matrix_free():
     assert build_point is quantity.build_point
 
 
+@pytest.mark.slow
 def test_error_bar_of_the_energy_change_is_that_of_other_reference_sets():
     # one run measured by probes with disjoint reference sets: their dU scatter as the bar says
     x, y, _, _ = digits()

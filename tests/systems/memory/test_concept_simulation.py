@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from thermolearn.core.estimate import Estimate
 from thermolearn.study.collapse import data_collapse
 from thermolearn.systems.memory import concept_emergence
 from thermolearn.systems.memory.concept_emergence import (
@@ -179,6 +180,22 @@ def test_a_share_of_all_or_none_is_not_certain() -> None:
     every = retrieval_fraction(200, 0.02, 1.0, 1, 0.1, seeds=3, starts=2, sweeps=20)
     assert float(every) == 1.0
     assert 0.05 < float(every.stderr) < 0.2
+
+
+def test_the_interval_of_a_share_ends_at_none_and_all() -> None:
+    from thermolearn.systems.memory.concept_emergence.figures import share_interval
+
+    n = 16
+    binomial = [math.sqrt(p * (1 - p) / n) for p in (0.5 / 17, 0.5, 16.5 / 17)]
+    shares = [Estimate(p, s) for p, s in zip((0.0, 0.5, 1.0), binomial, strict=True)]
+    lower, upper = share_interval(shares, n)
+    # Wilson's score interval solves (p' - p)^2 = p' (1 - p') / n
+    for share, end in ((0.5, lower[1]), (0.5, upper[1]), (0.0, upper[0]), (1.0, lower[2])):
+        assert (end - share) ** 2 == pytest.approx(end * (1 - end) / n)
+    assert lower[0] == 0 and upper[2] == 1 and upper[0] == pytest.approx(1 / 17)
+    # a spread between data sets twice the binomial one is a quarter of the trials
+    wide = share_interval([Estimate(0.5, 2 * binomial[1])], n)
+    assert (wide[1][0] - 0.5) ** 2 == pytest.approx(wide[1][0] * (1 - wide[1][0]) / 4)
 
 
 # -- the system --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special
 
+from thermolearn.systems.memory import example_noise
 from thermolearn.systems.memory.concept_emergence import (
     ArchetypeDataset,
     ExampleState,
@@ -236,8 +238,50 @@ def test_no_number_of_examples_is_enough_above_capacity() -> None:
     assert found.M is None and "no M suffices" in found.reason
     with pytest.raises(ValueError, match="no M suffices"):
         int(found)
+    assert found.status == "no M suffices"
     # one example of r >= threshold is near enough to its archetype
     assert int(critical_sample_size("unsupervised", 0.01, 0.9, 0.0)) == 1
+
+
+@pytest.mark.parametrize("T", [0.0, 0.1])
+def test_beyond_what_is_searched_the_law_is_quoted(T: float) -> None:
+    found = critical_sample_size("unsupervised", 0.02, 0.001, T)
+    assert found.M is None and found.status == "too many examples"
+    law, size = re.search(r"M_c = (\S+) / r\^4 .* gives (\S+) at", found.reason).groups()  # type: ignore[union-attr]
+    # with chi = 1 the law is the spinodal, or the threshold, of a Hopfield model with disorder
+    for factor, enough in ((0.96, False), (1.04, True)):
+        delta = 0.02 / (factor * float(law))
+        assert (RSAssociative([(0.02, 1.0)], delta=delta).solve(T).m >= 0.8) is enough
+    assert float(size) == pytest.approx(float(law) * 1e12, rel=0.03)
+    if T == 0:
+        assert float(law) == pytest.approx(small_quality_constant(0.02), rel=0.03)
+
+
+def test_the_law_joins_what_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = (
+        ("unsupervised", 0.02, 0.03),
+        ("supervised", 1e-4, 0.01),
+        ("unsupervised", 0.1378, 0.5),
+    )
+    for kind, alpha, r in cases:
+        searched = int(critical_sample_size(kind, alpha, r, 0.0))  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr(example_noise, "MOST_EXAMPLES", searched // 2)
+            reason = critical_sample_size(kind, alpha, r, 0.0).reason  # type: ignore[arg-type]
+        quoted = float(reason.split(" gives ")[1].split()[0])
+        assert quoted == pytest.approx(searched, rel=0.06), (kind, alpha, r)
+    # nor does a quality far out of reach overflow, or meet a field too steep for quadrature
+    assert "e158" in critical_sample_size("unsupervised", 0.02, 1e-40, 0.1).reason
+
+
+def test_broken_replica_symmetry_is_flagged() -> None:
+    for T, r, status in ((0.1, 0.3, "ok"), (0.0, 0.3, "replica symmetry broken")):
+        found = critical_sample_size("unsupervised", 0.02, r, T)
+        assert found.state and found.status == status and (found.state.replicon < 0) is (T == 0)
+    # at T > 0 too, where examples are poor
+    poor = critical_sample_size("unsupervised", 0.02, 0.12, 0.1)
+    assert poor.state and poor.status == "replica symmetry broken"
+    assert -1 < poor.state.replicon < 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from thermolearn.core.estimate import mean_estimate
+from thermolearn.core.estimate import difference, mean_estimate
 from thermolearn.systems.memory import decimation
 from thermolearn.systems.memory.decimation import (
     Params,
@@ -189,6 +189,20 @@ def test_figure_holds_its_numbers(monkeypatch):
     for row in points:
         expected = np.interp(row["x"], [r["x"] for r in theory], [r["y"] for r in theory])
         assert abs(row["y"] - expected) < 5 * row["stderr"] + 2e-3
+
+
+def test_the_excess_of_the_eigenvalues_falls_as_one_over_n():
+    from thermolearn.systems.memory.decimation import figure as function
+
+    module = sys.modules[function.__module__]
+    theory = float(rie_mse(0.03, 0.05))
+    scaled = {}
+    for n, seeds in ((200, 12), (800, 4)):
+        errors = [module._denoising_error(n, 0.03, 0.05, seed) for seed in range(seeds)]
+        scaled[n] = mean_estimate(errors) * n - n * theory
+    assert all(0.15 < float(e) < 0.25 and float(e.stderr) < 0.02 for e in scaled.values()), scaled
+    apart = difference(scaled[200], scaled[800])
+    assert abs(float(apart)) < 4 * float(apart.stderr) + 0.02
 
 
 def test_bad_input_is_named():

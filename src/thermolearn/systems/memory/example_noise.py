@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, special
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.fixed_point import bracketed_root
 from thermolearn.systems.memory.replica_equations import normal_grid
 from thermolearn.systems.memory.replica_symmetric import RSAssociative, RSState, binomial_chi
@@ -55,9 +56,9 @@ def unsupervised_engine(alpha: float, r: float, M: int) -> RSAssociative:
     Agliari, Alemanno, Barra, De Marzo, arXiv:2109.00454, whose Gaussian field of the mean example
     is the limit of many examples of this one.
     """
-    moment = second_moment(checked_quality(r), positive_integer("M", M))
+    moment = second_moment(real("quality r", r, above=0, most=1), whole("M", M, 1))
     noise = (1 - r * r) / (M * moment)
-    modes = [(checked_load(alpha), 1.0), (alpha * (M - 1), noise)]
+    modes = [(real("alpha", alpha, above=0), 1.0), (alpha * (M - 1), noise)]
     return RSAssociative(modes, binomial_chi(M, r), 1 / moment)
 
 
@@ -72,8 +73,8 @@ def supervised_engine(alpha: float, r: float, M: int) -> RSAssociative:
     Alemanno, Aquaro, Kanter, Barra, Agliari, arXiv:2203.01304, with the binomial in the place of
     their Gaussian blur.
     """
-    moment = second_moment(checked_quality(r), positive_integer("M", M))
-    return RSAssociative([(checked_load(alpha), 1.0)], binomial_chi(M, r), 1 / moment)
+    moment = second_moment(real("quality r", r, above=0, most=1), whole("M", M, 1))
+    return RSAssociative([(real("alpha", alpha, above=0), 1.0)], binomial_chi(M, r), 1 / moment)
 
 
 def engine(kind: Kind, alpha: float, r: float, M: int) -> RSAssociative:
@@ -100,7 +101,12 @@ class CriticalSampleSize:
         at. In 50 cases solved at every M up to 1.5 M_c + 24 (with labels and without; alpha
         0.001 to 0.05, r 0.2 to 0.9, T = 0 and 0.1, M_c <= 150) this told the truth.
     reason : str
-        Why there is no M_c; empty otherwise.
+        Why there is no M_c, or none is searched for: with 10^8 examples too few, the law of many
+        examples (see `critical_sample_size`) and the M_c it gives. Empty otherwise.
+    status : str
+        "ok", "replica symmetry broken" (the state at M_c lies below the line of de Almeida and
+        Thouless: its replicon is negative, as always at T = 0 with other patterns stored), "no M
+        suffices" or "too many examples".
     """
 
     M: int | None
@@ -108,6 +114,7 @@ class CriticalSampleSize:
     below: RSState | None
     monotone: bool
     reason: str = ""
+    status: str = "ok"
 
     def __int__(self) -> int:
         if self.M is None:
@@ -124,7 +131,9 @@ def critical_sample_size(
     examples and not the archetype, also solves the equations.
 
     Up to 24 examples every M is tried; beyond, M_c is bisected, as if m(M) crossed the threshold
-    once. No proof is known to us that it does; see `CriticalSampleSize.monotone`.
+    once. No proof is known to us that it does; see `CriticalSampleSize.monotone`. Beyond 10^8
+    examples only the law of many examples is given: M_c = x / r^4 without labels, their disorder
+    of other archetypes being Gaussian there, and x / r^2 with labels.
 
     Parameters
     ----------
@@ -141,7 +150,8 @@ def critical_sample_size(
     Returns
     -------
     CriticalSampleSize
-        With M = None and a reason where even infinitely many examples do not suffice.
+        With M = None and a reason where even infinitely many examples do not suffice, or M_c is
+        above 10^8.
 
     Raises
     ------
@@ -171,27 +181,76 @@ def critical_sample_size(
                 True,
                 f"no M suffices: with the archetypes themselves stored m = {limit:.4g} is below "
                 f"{threshold:g} at alpha = {alpha:g}, T = {T:g}",
+                "no M suffices",
             )
+        law = _ManyExamples(alpha, r, T, 4 if kind == "unsupervised" else 2)
+        if law.overlap(law.log_most) < threshold:  # much faster than the state itself
+            reason = law.reason(threshold)
+            return CriticalSampleSize(None, None, None, True, reason, "too many examples")
         first = _bisect(lambda M: state(M).m >= threshold)
-    if first is None:
-        return CriticalSampleSize(
-            None, None, None, True, f"more than {MOST_EXAMPLES} examples: too close to capacity"
-        )
     above = all(state(M).m >= threshold for M in (first + 1, first + 2))
-    return CriticalSampleSize(first, state(first), found.get(first - 1), above)
+    status = "ok" if state(first).replicon >= 0 else "replica symmetry broken"
+    return CriticalSampleSize(first, state(first), found.get(first - 1), above, "", status)
 
 
-def _bisect(enough: Callable[[int], bool]) -> int | None:
-    """Smallest M above `SCANNED` that is enough, or None if none up to `MOST_EXAMPLES` is."""
+def _bisect(enough: Callable[[int], bool]) -> int:
+    """Smallest M above `SCANNED` that is enough, given that `MOST_EXAMPLES` is."""
     low = high = SCANNED
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > MOST_EXAMPLES:
-            return None
+    while high < MOST_EXAMPLES and not enough(high):
+        low, high = high, min(2 * high, MOST_EXAMPLES)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+@dataclass(frozen=True)
+class _ManyExamples:
+    """The law M_c = x / r^power of many examples, of which `MOST_EXAMPLES` already are."""
+
+    alpha: float
+    r: float
+    T: float
+    power: int
+
+    def overlap(self, log_x: float) -> float:
+        """m at M = x / r^power, the mean example in units of r: 1 + a Gaussian blur."""
+        # fewer examples are too few for certain: noise above 1, or a blur that hides the mean
+        x = max(math.exp(log_x), self.alpha if self.power == 4 else 1e-6)
+        rest = 1 - self.r**2
+        blur = rest * self.r ** (self.power - 2) / x
+        # M - 1 modes of little strength are Gaussian disorder
+        delta = self.alpha * rest**2 / (x * (1 + blur) ** 2) if self.power == 4 else 0.0
+        # with labels the blur is wide, and resolved on the scale of the other noise, sqrt alpha
+        nodes = 41 if self.power == 4 else min(max(round(10 / math.sqrt(self.alpha)), 41), 401)
+        z = np.linspace(-6, 6, nodes)
+        weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+        chi = (1 + math.sqrt(blur) * z, weights)
+        return RSAssociative([(self.alpha, 1.0)], chi, 1 / (1 + blur), delta).solve(self.T).m
+
+    @property
+    def log_most(self) -> float:
+        """log x at `MOST_EXAMPLES`."""
+        return math.log(MOST_EXAMPLES) + self.power * math.log(self.r)
+
+    def reason(self, threshold: float) -> str:
+        """The law, to half a percent, and the M_c above `MOST_EXAMPLES` that it gives."""
+        # Delta < 2 / pi; and of a Gaussian blur alone m = erf sqrt(x / 2)
+        least = math.log(self.alpha if self.power == 4 else 1.5 * threshold**2)
+        low = high = max(self.log_most, least)
+        while high < low + 80 and self.overlap(high) < threshold:
+            high += 2.0
+        low = max(low, high - 2.0)
+        while high - low > 5e-3:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.overlap(middle) >= threshold else (middle, high)
+        exponent = (high - self.power * math.log(self.r)) / math.log(10)
+        size = f"{10 ** (exponent % 1):.1f}e{math.floor(exponent)}"
+        return (
+            f"more than {MOST_EXAMPLES} examples: the law M_c = {math.exp(high):.2g} / "
+            f"r^{self.power} of many examples gives {size} at alpha = {self.alpha:g}, "
+            f"r = {self.r:g}, T = {self.T:g}"
+        )
 
 
 def load_capacity(kind: Kind, r: float, M: int, T: float) -> float:
@@ -226,8 +285,7 @@ def load_capacity(kind: Kind, r: float, M: int, T: float) -> float:
     ValueError
         A parameter out of range.
     """
-    if not (math.isfinite(T) and T >= 0):
-        raise ValueError(f"T must be finite and >= 0, got {T!r}")
+    real("T", T, least=0)
     unit = engine(kind, 1.0, r, M)
     if T >= 1:
         return 0.0
@@ -283,25 +341,3 @@ def _tanh_moments(unit: RSAssociative, y: float, a: float) -> tuple[float, float
 def second_moment(r: float, M: int) -> float:
     """calR = r^2 + (1 - r^2) / M, the mean square of a component of a mean example."""
     return r * r + (1 - r * r) / M
-
-
-def checked_load(alpha: float) -> float:
-    """alpha as a float > 0, or ValueError."""
-    if isinstance(alpha, bool) or not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"the load alpha = K / N must be finite and > 0, got {alpha!r}")
-    return float(alpha)
-
-
-def checked_quality(r: float | None) -> float:
-    """r as a float in (0, 1], or ValueError."""
-    if r is None or isinstance(r, bool) or not (math.isfinite(r) and 0 < r <= 1):
-        raise ValueError(f"quality r must be in (0, 1], got {r!r}")
-    return float(r)
-
-
-def positive_integer(name: str, value: int) -> int:
-    """The value as an int >= 1, or ValueError naming it."""
-    whole = isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
-    if isinstance(value, bool) or not whole or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)

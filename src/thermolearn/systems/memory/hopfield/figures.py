@@ -19,12 +19,14 @@ from thermolearn.systems.memory.hopfield.theory import (
 
 # Above the remanent overlap of failed retrieval, below that of retrieval.
 LEVEL = 0.7
+SWEEPS = 100
 
 
 def phase_diagram_figure(quick: bool) -> Drawing:
     """T_M, T_c and T_g over the overlap of the retrieval states; points from simulation."""
     n_spins, seeds = (2000, 3) if quick else (4000, 10)
     drawing = Drawing("Hopfield model", columns=2, size=(11, 4.4))
+    drawing.parameters = {"sweeps": SWEEPS}
     lines, colored = drawing.axes[0]
     for axis in (lines, colored):
         axis.set(xlabel=r"load $\alpha = K/N$", ylabel="temperature $T$")
@@ -65,6 +67,7 @@ def overlap_curves(quick: bool) -> Drawing:
     """m(T) at three loads."""
     n_spins, seeds = (2000, 4) if quick else (4000, 16)
     drawing = Drawing("Hopfield model: overlap of the retrieval state")
+    drawing.parameters = {"sweeps": SWEEPS}
     axis = drawing.axes[0, 0]
     axis.set(xlabel="temperature $T$", ylabel="overlap $m$")
     for color, alpha in enumerate((0.02, 0.05, 0.08)):
@@ -82,7 +85,7 @@ def overlap_curves(quick: bool) -> Drawing:
 
 
 def _mean_overlap(alpha: float, T: float, n_spins: int, seeds: int) -> Estimate:
-    return mean_estimate([sampled_overlaps(n_spins, alpha, T, 100, s)[0] for s in range(seeds)])
+    return mean_estimate([sampled_overlaps(n_spins, alpha, T, SWEEPS, s)[0] for s in range(seeds)])
 
 
 def _measured_end(alpha: float, n_spins: int, seeds: int) -> Estimate:
@@ -95,7 +98,7 @@ def _measured_end(alpha: float, n_spins: int, seeds: int) -> Estimate:
     heats = end * np.linspace(0.55, 1.3, 11)
     found = []
     for seed in range(seeds):
-        m = np.array([sampled_overlaps(n_spins, alpha, float(T), 100, seed)[0] for T in heats])
+        m = np.array([sampled_overlaps(n_spins, alpha, float(T), SWEEPS, seed)[0] for T in heats])
         below = np.flatnonzero(m < level)
         if not len(below) or below[0] == 0:
             found.append(math.nan)

@@ -12,11 +12,12 @@ synaptic drift is taken linear; the corrections to slope and variance are our ow
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thermolearn.core.checks import real, whole
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.systems.memory.pavlov.conditioning import Acquisition, ConditioningExperiment
 from thermolearn.systems.memory.pavlov.hebb import HebbRun, PavlovHebb
@@ -102,20 +103,15 @@ class Params:
 
     def __post_init__(self) -> None:
         for name, least in (("n_neurons", 2), ("patterns", 2), ("presentations", 1), ("trials", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            whole(name, getattr(self, name), least)
         if self.n_neurons * (self.n_neurons - 1) < 10 * 2**self.patterns:
             raise ValueError(
                 f"patterns = {self.patterns} is too many for n_neurons = {self.n_neurons}: a class "
                 "of synapses may be empty"
             )
-        for name, least in (("gamma", 0.0), ("tau_syn", 1.0)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > least):
-                raise ValueError(f"{name} must be finite and above {least}, got {value!r}")
-        if not self.T_present >= 5:
-            raise ValueError(f"T_present must be at least 5, got {self.T_present!r}")
+        real("gamma", self.gamma, above=0)
+        real("tau_syn", self.tau_syn, above=1)
+        real("T_present", self.T_present, least=5)
         self.network()
         self.circuit()
         kept = self.presentations - 5 * self.tau_syn / self.T_present
@@ -197,16 +193,17 @@ def figure(quick: bool = True) -> Drawing:
     from thermolearn.core.drawing import Drawing
 
     seeds = 12 if quick else 64
+    circuit = ConditioningExperiment(neuron_noise=0.0025)
     drawing = Drawing("From Pavlov's reflex to Hebb's rule", columns=3, size=(14, 4.2))
-    _draw_reflex(drawing, drawing.axes[0, 0], seeds // 2)
+    drawing.parameters = {"reflex": asdict(circuit), "synapses": asdict(PavlovHebb())}
+    _draw_reflex(drawing, drawing.axes[0, 0], circuit, seeds // 2)
     _draw_synapses(drawing, drawing.axes[0, 1], drawing.axes[0, 2], seeds)
     for axis in drawing.axes.ravel():
         axis.legend(frameon=False)
     return drawing
 
 
-def _draw_reflex(drawing: Drawing, axis: Any, seeds: int) -> None:
-    circuit = ConditioningExperiment(neuron_noise=0.0025)
+def _draw_reflex(drawing: Drawing, axis: Any, circuit: ConditioningExperiment, seeds: int) -> None:
     axis.set(xlabel="trial", ylabel="response to the bell alone (rate)")
     cases = (("paired, then bell alone", True, 30, 0), ("unpaired", False, 0, 1))
     for label, paired, extinction, color in cases:
@@ -248,6 +245,6 @@ def _draw_synapses(drawing: Drawing, slope_axis: Any, variance_axis: Any, seeds:
     ):
         drawing.theory(axis, grid, exact, "theory", 0, **where)
         drawing.theory(
-            axis, grid, leading, "leading order in tau / T_p", 2, linestyle="--", **where
+            axis, grid, leading, r"leading order in $\tau / T_p$", 2, linestyle="--", **where
         )
         drawing.simulation(axis, times, points, f"{seeds} seeds", 0, seeds, **where)

@@ -26,6 +26,13 @@ def figure(quick: bool = True) -> Drawing:
     training, mean over seeds, with the bound -ln 30.
     """
     drawing = Drawing("Restricted Boltzmann machines", columns=2)
+    base = Params()
+    drawing.parameters = {
+        "hidden_share": base.hidden_share,
+        "visible_field": base.visible_field,
+        "hidden_field": base.hidden_field,
+        "training": "bars and stripes 4 x 4, 20 copies, 10 hidden units",
+    }
     left, right = drawing.axes[0]
     _random_machines(drawing, left, quick)
     _training(drawing, right, quick)

@@ -48,13 +48,17 @@ def figure(
     steps = [with_labels - 1, with_labels, without - 1, without]
     examples = np.union1d(_spaced(low, high, 25 if quick else 97), steps)
     examples = examples[examples > 0]
-    drawing = Drawing(f"{load:g} N classes of examples of quality {quality:g}")
+    drawing = Drawing(
+        rf"{load:g} $N$ classes of examples of quality $r$ = {quality:g}, $T$ = {temperature:g}",
+        size=(7.0, 4.0),
+    )
+    drawing.parameters = {"load": load, "quality": quality, "temperature": temperature}
     axis = drawing.axes[0, 0]
     axis.set(
         xlabel="examples per class",
         ylabel="overlap with the archetype",
         xscale="log",
-        ylim=(0, 1.03),
+        ylim=(-0.03, 1.03),
     )
     conditions: dict[str, Any] = {"load": load, "quality": quality, "temperature": temperature}
     curves: tuple[tuple[Kind, str, int, str], ...] = (
@@ -76,7 +80,7 @@ def figure(
     ]
     label = f"simulation, with labels, N = {n_spins}"
     drawing.simulation(axis, sampled, points, label, 0, seeds, n_spins=n_spins, **conditions)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center right", fontsize="small")
     return drawing
 
 
@@ -131,6 +135,7 @@ def digits_figure(quick: bool = True, replicas: Sequence[int] = (1, 2, 5, 10, 20
     units = sorted(replicas) if quick else sorted({*replicas, 3, 7, 14, 28})
     rows = [digits_accuracy(L) for L in track(units, "Units per class")]
     drawing = Drawing("Digits by the most similar mean example")
+    drawing.parameters = {"data": "digits of scikit-learn", "splits": SPLITS}
     axis = drawing.axes[0, 0]
     axis.set(xlabel="units per class", ylabel="accuracy on held-out digits", xscale="log")
     for color, rule in enumerate(reversed(RULES)):
