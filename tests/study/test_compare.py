@@ -366,3 +366,25 @@ def test_run_seeds_keeps_the_order(coin):
     assert [f.seed for f in failures] == [1] and len(samples) == 3
     alone = coin.simulate(coin.Params(), 2)
     assert float(samples[1]["mean"]) == float(alone["mean"])
+
+
+@pytest.mark.parametrize(
+    ("part", "replacement", "message"),
+    [
+        ("theory", lambda p: None, "theory of .* must return a dict, not NoneType"),
+        ("theory", lambda p: {"heads": 0.5}, "theory of .* 'heads' is float"),
+        ("simulate", lambda p, seed: {"heads": 0.5}, "simulate of .* 'heads' is float"),
+    ],
+)
+def test_what_a_system_returns_is_checked(coin, monkeypatch, part, replacement, message):
+    monkeypatch.setattr(coin, part, replacement)
+    with pytest.raises(TypeError, match=message):
+        compare(coin, seeds=8)
+
+
+def test_names_that_are_none_are_refused(coin, monkeypatch):
+    with pytest.raises(TypeError, match="name or a module"):
+        compare(3)  # type: ignore[arg-type]
+    monkeypatch.setitem(coin.ABOUT["allowance"], "no_such_observable", (1.0, 1.0))
+    with pytest.raises(ValueError, match="names no observable"):
+        compare(coin, seeds=8)

@@ -198,13 +198,18 @@ def judge(
     """
     about = module.ABOUT
     size = float(getattr(params, about["size"]))
+    _check_estimates(predicted, f"theory of {module.__name__}")
     for sample in samples:
+        _check_estimates(sample, f"simulate of {module.__name__}")
         if sample.keys() != predicted.keys():
             odd = sorted(set(sample) ^ set(predicted))
             raise ValueError(
                 f"theory and simulate of {module.__name__} must return the same observables; only "
                 f"one of them has {', '.join(odd)}"
             )
+    unknown = sorted(set(about["allowance"]) - set(predicted))
+    if predicted and unknown:
+        raise ValueError(f"allowance of {module.__name__} names no observable: {unknown}")
     rows = []
     for name, prediction in predicted.items():
         c, gamma = about["allowance"].get(name, (0.0, 0.0))
@@ -259,3 +264,15 @@ def _row_from_json(row: dict[str, Any]) -> Row:
     numbers = [f.name for f in dataclasses.fields(Row) if f.type == "float"]
     plain = {name: math.nan if row[name] is None else row[name] for name in numbers}
     return Row(**{**row, **plain, "element": tuple(row["element"])})
+
+
+def _check_estimates(observables: Any, who: str) -> None:
+    """TypeError unless a dict of Estimates."""
+    if not isinstance(observables, Mapping):
+        raise TypeError(f"{who} must return a dict, not {type(observables).__name__}")
+    for name, value in observables.items():
+        if not isinstance(value, Estimate):
+            raise TypeError(
+                f"{who} must return Estimates: {name!r} is {type(value).__name__}; wrap it, "
+                "Estimate(value, stderr)"
+            )

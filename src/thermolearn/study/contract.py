@@ -204,6 +204,8 @@ def load(system: str | Entry | ModuleType) -> ModuleType:
     TypeError
         The module breaks the contract; the message lists in what.
     """
+    if not isinstance(system, str | Entry | ModuleType):
+        raise TypeError(f"system must be a name or a module, not {type(system).__name__}")
     if isinstance(system, ModuleType):
         module = system
     else:

@@ -45,7 +45,7 @@ def run_seeds(
     RuntimeError
         Every seed failed; the message is that of the first.
     """
-    if not isinstance(jobs, int) or jobs == 0:
+    if not isinstance(jobs, int) or (jobs < 1 and jobs != -1):
         raise ValueError(f"jobs must be a positive integer, or -1 for all processors, got {jobs!r}")
     samples, failures = [], []
     name = module.removeprefix("thermolearn.systems.")

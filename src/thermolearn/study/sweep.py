@@ -279,6 +279,8 @@ def make_plan(definition: Grid | str | Path, store: str | Path | None = None) ->
         grid = definition
         if store is None:
             raise SweepError('say where to keep the results: store="hopfield.store", say')
+    elif not isinstance(definition, str | Path):
+        raise TypeError(f"a sweep is a Grid or a TOML file, not {type(definition).__name__}")
     else:
         grid, options = read_definition(definition)
         store = store or Path(definition).with_suffix(".store")
