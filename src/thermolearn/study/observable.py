@@ -235,7 +235,7 @@ def _differences(
         theory_stderr,
         mean,
         stderr,
-        z=np.where(both > 0, d / both, far),
+        z=np.where(both > 0, d / both, np.where(np.isnan(both), np.nan, far)),
         excess=np.where(both > 0, excess / both, np.where(excess > 0, np.inf, 0.0)),
         fixed=fixed,
         unknown=fixed & ~(stderr > 0) & (not exact),

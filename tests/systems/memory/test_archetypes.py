@@ -94,3 +94,8 @@ def test_too_much_data_is_told_with_its_size() -> None:
         huge.examples(0)
     with pytest.raises(ValueError, match="GB"):
         huge.all_examples()
+
+
+def test_archetypes_beyond_the_memory_are_refused() -> None:
+    with pytest.raises(ValueError, match="GB"):
+        ArchetypeDataset(10**7, 10**6, 2, 0.3)

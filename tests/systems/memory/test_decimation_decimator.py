@@ -395,3 +395,8 @@ def test_bad_input_is_named():
     for rank in (0, 60, 2.5, True):
         with pytest.raises(ValueError, match="rank"):
             Decimator().fit(Y, rank)
+
+
+def test_complex_matrices_are_refused() -> None:
+    with pytest.raises(ValueError, match="complex"):
+        Decimator().fit(np.eye(50) * 1j, 3)

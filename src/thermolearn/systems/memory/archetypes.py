@@ -64,6 +64,8 @@ class ArchetypeDataset:
         self.N, self.K = whole("N", N, 1), whole("K", K, 1)
         self.M, self.r = whole("M", M, 1), real("quality r", r, above=0, most=1)
         self.seed = seed
+        # drawn as single precision, kept as one byte
+        check_memory(5 * self.K * self.N, f"{self.K} archetypes of {self.N} signs")
         # one child per archetype, so that neither K nor M shifts the draws of another
         source = np.random.default_rng([seed, 0])
         self.archetypes = signs(source, (self.K, self.N), 0.0)
@@ -275,7 +277,7 @@ def check_memory(size: int, what: str) -> None:
     if size > 0.8 * memory:
         raise ValueError(
             f"{what} take {size / 1e9:.3g} GB, this machine has {memory / 1e9:.3g} GB; "
-            "lower them, or use ArchetypeDataset, which makes examples chunk by chunk"
+            "lower them; the couplings of an ArchetypeDataset are made chunk by chunk"
         )
 
 

@@ -181,6 +181,8 @@ def couplings(Y: ArrayLike) -> np.ndarray:
     ValueError
         Y not square, not finite, or not symmetric to 1e-8.
     """
+    if np.iscomplexobj(Y):
+        raise ValueError("Y is complex; decimation is for real symmetric matrices")
     matrix = np.asarray(Y, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ValueError(f"Y must be a square matrix, got shape {matrix.shape}")

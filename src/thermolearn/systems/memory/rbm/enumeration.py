@@ -54,7 +54,8 @@ def enumerated_layer(w: Weights, layer: str | None = None, most: int = MOST_UNIT
     if sizes[layer] > most:
         raise ValueError(
             f"exact enumeration of {sizes[layer]} {layer} units means 2^{sizes[layer]} states; the "
-            f"limit is {most} units. Use log_partition(method='ais') for an estimate with its error"
+            f"limit is {most} units. Use log_partition(method='ais') for an estimate with its "
+            "error, and method='pcd' or 'pt' to train"
         )
     return layer
 
