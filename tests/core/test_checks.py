@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.checks import is_signs, real, whole
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float64(2), np.float32(2), np.int8(2)])
@@ -68,3 +68,9 @@ def test_an_integer_out_of_range_is_told_the_range(bounds: tuple, value: int, wa
     with pytest.raises(ValueError) as error:
         whole("sweeps", value, *bounds)
     assert str(error.value) == f"sweeps must be an integer{wanted}, got {value}"
+
+
+def test_signs() -> None:
+    assert is_signs(np.array([[1, -1], [-1, -1]])) and is_signs(np.array([1.0, -1.0]))
+    for wrong in ([0, 1], [1.0, np.nan], [True, True], ["1"], [1, 2]):
+        assert not is_signs(np.array(wrong))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+import numpy as np
+
 
 def real(
     name: str,
@@ -62,3 +64,8 @@ def whole(name: str, value: object, least: float = -math.inf, most: float = math
     if most < math.inf:
         wanted = f" in [{least}, {most}]" if wanted else f" <= {most}"
     raise ValueError(f"{name} must be an integer{wanted}, got {value!r}")
+
+
+def is_signs(x: np.ndarray) -> bool:
+    """Whether an array of numbers consists of -1 and +1."""
+    return x.dtype.kind in "iuf" and bool((np.abs(x) == 1).all())

@@ -325,6 +325,7 @@ def _curve(
 
 
 def check_values(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """First and last of the values to follow; ValueError unless finite numbers that differ."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

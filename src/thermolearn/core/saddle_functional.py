@@ -313,6 +313,7 @@ def sobol_points(functional: Functional, n: int, seed: int) -> np.ndarray:
 
 
 def check_parameter(functional: Functional, parameter: str, controls: Mapping[str, Any]) -> None:
+    """ValueError unless `parameter` names a control parameter that is one number."""
     if parameter in functional.names or parameter not in controls:
         raise ValueError(f"{parameter!r} is not a control parameter; they are {sorted(controls)}")
     if not isinstance(controls[parameter], float):

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,7 @@ from thermolearn import __version__
 from thermolearn.core.errors import ConvergenceError, SweepError
 from thermolearn.core.estimate import Estimate
 from thermolearn.study.contract import did_you_mean
+from thermolearn.study.seeds import one_thread
 from thermolearn.study.store import SHARDS, Record, read_shard, source_hash, write_shard
 
 Outcome = tuple[str, str]
@@ -137,23 +138,6 @@ def _told(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     message = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {message} ({Path(place.filename).name}, line {place.lineno})"
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for BLAS, OpenMP and torch: the same bits on all backends, and no crowding."""
-    from threadpoolctl import threadpool_limits
-
-    torch: Any = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else None
-    with threadpool_limits(1):
-        if torch:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(before)
 
 
 @functools.lru_cache

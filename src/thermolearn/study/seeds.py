@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -72,8 +74,23 @@ def _results(module: str, params: Any, seeds: int, jobs: int) -> Iterator[Sample
 def run_one(module: str, params: Any, seed: int) -> Sample | Failure:
     """One seed on one thread; an error becomes a Failure that names it."""
     simulate = import_module(module).simulate
-    with threadpool_limits(1):
+    with one_thread():
         try:
             return dict(simulate(params, seed))
         except Exception as error:
             return Failure(seed, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for BLAS, OpenMP and torch: the same bits on all backends, and no crowding."""
+    torch: Any = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    with threadpool_limits(1):
+        if torch:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.checks import is_signs, real, whole
 from thermolearn.systems.memory.example_noise import second_moment
 from thermolearn.systems.memory.glauber import GlauberSampler
 
@@ -258,7 +258,7 @@ def checked_examples(eta: ArrayLike) -> np.ndarray:
     given = np.asarray(eta)
     if given.ndim != 3 or not given.size:
         raise ValueError(f"eta must have shape (K, M, N), none of them 0; got {given.shape}")
-    if not np.isin(given, (-1, 1)).all():
+    if not is_signs(given):
         raise ValueError("eta must consist of -1 and +1")
     return given.astype(np.int8)
 

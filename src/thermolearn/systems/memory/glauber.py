@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.core.checks import whole
+from thermolearn.core.checks import is_signs, whole
 from thermolearn.core.diagnostics import MIN_DRAWS
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.lattice import glauber_sweeps, largest_and_asymmetry
@@ -208,11 +208,6 @@ class GlauberSampler:
         if patterns.shape[1] != len(self.J):
             raise ValueError(f"observe must have shape (P, {len(self.J)}), got {patterns.shape}")
         return np.ascontiguousarray(patterns)
-
-
-def is_signs(x: np.ndarray) -> bool:
-    """Whether an array consists of -1 and +1."""
-    return x.dtype.kind in "iuf" and bool((np.abs(x) == 1).all())
 
 
 def _schedule(T: float | Sequence[float] | np.ndarray, sweeps: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.checks import is_signs, real, whole
 from thermolearn.systems.memory.archetypes import checked_examples
 from thermolearn.systems.memory.example_noise import second_moment
 from thermolearn.systems.memory.glauber import GlauberRun
@@ -91,7 +91,7 @@ def block_gibbs(
     spins = np.atleast_2d(np.asarray(sigma0))
     if W.ndim != 2 or spins.ndim != 2 or spins.shape[1] != W.shape[1]:
         raise ValueError(f"weights {W.shape} and sigma0 {spins.shape} do not match")
-    if not np.isin(spins, (-1, 1)).all():
+    if not is_signs(spins):
         raise ValueError("sigma0 must consist of -1 and +1")
     real("T", T, above=0)
     whole("sweeps", sweeps, 1)

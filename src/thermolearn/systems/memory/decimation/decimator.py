@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.checks import is_signs, real, whole
 from thermolearn.core.errors import SamplerWarning
 from thermolearn.core.estimate import Estimate
 from thermolearn.systems.memory.decimation.counting import count_columns, exceeds
@@ -335,7 +335,7 @@ def _content(J: np.ndarray, rank: int | None) -> int:
 def _check_start(start: ArrayLike, n: int, rank: int | None) -> np.ndarray:
     states = np.asarray(start)
     fits = states.ndim == 2 and len(states) == n and rank in (None, states.shape[1])
-    if not fits or not np.isin(states, (-1, 1)).all():
+    if not fits or not is_signs(states):
         columns = "P" if rank is None else rank
         raise ValueError(
             f"start must be a matrix ({n}, {columns}) of +-1, got shape {states.shape}"

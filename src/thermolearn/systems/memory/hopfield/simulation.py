@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.core.checks import real
-from thermolearn.systems.memory.glauber import GlauberSampler, is_signs
+from thermolearn.core.checks import is_signs, real
+from thermolearn.systems.memory.glauber import GlauberSampler
 from thermolearn.systems.memory.hopfield.theory import hopfield_theory
 
 # An overlap above the remanent one of failed retrieval; the drift that an average may still have.

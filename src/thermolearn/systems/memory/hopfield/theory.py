@@ -180,6 +180,11 @@ def transition_temperature(alpha: float) -> Estimate | None:
     """
     engine = _engine(alpha)
     ends = _retrieval_interval(engine)
+    return None if ends is None else _crossing(engine, float(ends[1]))
+
+
+def _crossing(engine: RSAssociative, end: float) -> Estimate | None:
+    """T_c of a load whose retrieval states end at a temperature."""
 
     def gap(T: float) -> float:
         state = engine.solve(T)
@@ -187,10 +192,8 @@ def transition_temperature(alpha: float) -> Estimate | None:
             return 1.0
         return state.f - engine.solve(T, "spin_glass").f
 
-    if ends is None:
-        return None
     # just below the fold the retrieval state is still there, and higher in f
-    high = float(ends[1]) * (1 - 1e-7)
+    high = end * (1 - 1e-7)
     if gap(0.0) < 0:
         return Estimate(_change_of_sign(gap, high), 1e-10)
     best: Any = optimize.minimize_scalar(gap, bounds=(COLDEST, high), options={"xatol": 1e-6})
@@ -291,10 +294,11 @@ def _fold(engine: RSAssociative, state: RSState, low: float, high: float) -> Est
 
 
 def _transitions(alpha: float) -> tuple[float, float, str]:
-    ends = _retrieval_interval(_engine(alpha))
+    engine = _engine(alpha)
+    ends = _retrieval_interval(engine)
     if ends is None:
         return math.nan, math.nan, "no T_M and no T_c: above capacity at every temperature"
-    T_c = transition_temperature(alpha)
+    T_c = _crossing(engine, float(ends[1]))
     if T_c is None:
         note = ends[1].note or "the spin glass is lower at every temperature"
         return float(ends[1]), math.nan, f"no T_c: {note}"

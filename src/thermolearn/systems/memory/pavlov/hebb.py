@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.checks import is_signs, real, whole
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.core.progress import track
@@ -370,6 +370,6 @@ def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked_patterns(patterns: np.ndarray, k: int, n: int) -> np.ndarray:
     array = np.array(patterns, dtype=np.float64)
-    if array.shape != (k, n) or not (np.abs(array) == 1).all():
+    if array.shape != (k, n) or not is_signs(array):
         raise ValueError(f"patterns must have shape ({k}, {n}) and entries +-1")
     return array

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thermolearn.core.checks import real
+from thermolearn.core.checks import is_signs, real
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.systems.memory.rbm.units import Weights
 
@@ -40,7 +40,7 @@ def hebbian_weights(eta: ArrayLike, beta: float, quality: float | None) -> np.nd
     x = np.asarray(eta, dtype=np.float64)
     if x.ndim not in (2, 3) or x.size == 0:
         raise ValueError(f"eta must have shape (K, N) or (K, M, N), got {x.shape}")
-    if not np.all(np.abs(x) == 1):
+    if not is_signs(x):
         raise ValueError("eta must hold -1 and 1 only")
     real("beta", beta, above=0)
     n_examples = x.shape[1] if x.ndim == 3 else 1

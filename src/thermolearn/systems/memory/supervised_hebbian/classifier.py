@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.checks import is_signs, real, whole
 from thermolearn.systems.memory.supervised_hebbian.examples import median_thresholds
 
 Clustering = Literal["ward", "average", "complete", "kmeans"]
@@ -186,7 +186,7 @@ class HebbClassifier(ClassifierMixin, BaseEstimator):
     def _spins(self, X: np.ndarray) -> np.ndarray:
         if self.thresholds_ is not None:
             return np.where(self.thresholds_ < X, 1.0, -1.0)
-        if not np.isin(X, (-1, 1)).all():
+        if not is_signs(X):
             raise ValueError(
                 'X must consist of -1 and +1 with binarise=None; binarise="median" or a threshold '
                 "makes them"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thermolearn.core.checks import is_signs
 from thermolearn.systems.memory.archetypes import check_memory, hebb_matrix
 
 
@@ -128,5 +129,5 @@ def check_signs(X: np.ndarray) -> None:
     """ValueError unless X is a table of -1 and +1."""
     if X.ndim != 2 or not X.size:
         raise ValueError(f"X must have shape (n, N), neither of them 0; got {X.shape}")
-    if not np.isin(X, (-1, 1)).all():
+    if not is_signs(X):
         raise ValueError("X must consist of -1 and +1; binarise(X, threshold) makes them")
