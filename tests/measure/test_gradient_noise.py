@@ -11,15 +11,11 @@ from torch.nn import functional as F
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import jackknife
-from thermolearn.measure import gradient_noise
-from thermolearn.measure.gradient_noise import (
-    GradientNoise,
-    gradient_products,
-    noise_from,
-    sharpness,
-    stability_edge,
-    trained_parameters,
-)
+from thermolearn.measure import curvature
+from thermolearn.measure.curvature import sharpness, stability_edge
+from thermolearn.measure.noise import gradient_noise
+from thermolearn.measure.noise.gradient_noise import GradientNoise, gradient_products, noise_from
+from thermolearn.measure.objective import trained_parameters
 from thermolearn.measure.window import Setting, Snapshot, Window
 
 
@@ -159,7 +155,7 @@ def test_sharpness_is_the_top_of_the_full_hessian(activation):
 
 
 def test_sharpness_of_too_large_a_model_is_not_a_number(monkeypatch):
-    monkeypatch.setattr(gradient_noise, "BASIS_ELEMENTS", 3)
+    monkeypatch.setattr(curvature, "BASIS_ELEMENTS", 3)
     model, loss, x, y = regression(d=9)
     e = sharpness(model, loss, x, y, "mean", torch.Generator().manual_seed(0))
     assert e.status == "too large" and math.isnan(e.item())

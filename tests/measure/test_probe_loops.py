@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.gradient_noise import GradientNoise
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
+from thermolearn.measure.noise.gradient_noise import GradientNoise
 from thermolearn.measure.probe import Probe
 
 X = torch.randn(96, 5, generator=torch.Generator().manual_seed(0))

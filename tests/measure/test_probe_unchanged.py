@@ -11,9 +11,9 @@ from torch.nn.utils import prune
 
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.copying import fingerprint, private_copy, untouched
-from thermolearn.measure.gradient_noise import GradientNoise
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
+from thermolearn.measure.noise.gradient_noise import GradientNoise
 from thermolearn.measure.probe import Probe
 
 N = 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -69,3 +70,23 @@ def whole(name: str, value: object, least: float = -math.inf, most: float = math
 def is_signs(x: np.ndarray) -> bool:
     """Whether an array of numbers consists of -1 and +1."""
     return x.dtype.kind in "iuf" and bool((np.abs(x) == 1).all())
+
+
+def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
+    """The widths as integers; ValueError unless there are two or more, each at least 1."""
+    try:
+        sizes = tuple(int(n) for n in widths)
+    except TypeError as error:
+        raise ValueError(f"widths must be a sequence of integers, got {widths!r}") from error
+    if len(sizes) < 2:
+        raise ValueError(f"widths needs an input layer and at least one more, got {widths!r}")
+    if any(n < 1 or n != given for n, given in zip(sizes, widths, strict=True)):
+        raise ValueError(f"widths must be integers of at least 1, got {widths!r}")
+    return sizes
+
+
+def check_variances(sigma_w2: float, sigma_b2: float, q0: float) -> None:
+    """ValueError unless all three are finite and not negative."""
+    for name, value in (("sigma_w2", sigma_w2), ("sigma_b2", sigma_b2), ("q0", q0)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}")

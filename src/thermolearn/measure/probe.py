@@ -239,7 +239,7 @@ class Probe:
         subject, session = self._session.subject, self._session
         model = unwrap(subject.model)
         with self._timed():
-            before = fingerprint(model, subject.optimizer)
+            before = fingerprint(model, self._recorder.optimizer)
             with untouched():
                 session.prepare()
                 start = perf_counter()
@@ -247,7 +247,7 @@ class Probe:
                 for snapshot in track(waiting, description) if description else waiting:
                     session.measure(snapshot)
                 session.write_flags()
-            after = fingerprint(model, subject.optimizer)
+            after = fingerprint(model, self._recorder.optimizer)
             self._unchanged = self._unchanged and before == after
             checked = list(before)
             self._log.append({"kind": "unchanged", "checked": checked, "ok": self._unchanged})

@@ -15,12 +15,13 @@ from torch import nn
 
 import thermolearn
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import unwrap
-from thermolearn.measure.gradient_noise import GradientNoise
+from thermolearn.measure.copying import check_measurable, named_state, unwrap
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
+from thermolearn.measure.noise.gradient_noise import GradientNoise
 from thermolearn.measure.recorder import ACCUMULATORS, plain_settings
 from thermolearn.measure.reference import (
+    check_pair,
     infer_energy,
     loss_copy,
     loss_name,
@@ -28,7 +29,7 @@ from thermolearn.measure.reference import (
     sha256_of,
     to_precision,
 )
-from thermolearn.measure.window import Pair, Quantity, Setting, Window, evaluate
+from thermolearn.measure.window import Pair, Quantity, Setting, Snapshot, Window, evaluate
 
 ENERGIES = (None, "squared", "cross-entropy")
 UNITS = "natural logarithms, k_B = 1"
@@ -119,7 +120,7 @@ class Subject:
 
     model: nn.Module
     loss_fn: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     validation: Pair | None
     energy: str | None
     seed: int
@@ -144,7 +145,7 @@ def make_setting(subject: Subject, reference: Pair, cache: dict[str, Any]) -> Se
         loss_fn=loss_copy(subject.loss_fn, dtype),
         energy=None,
         energy_rule="",
-        optimizer_name=type(subject.optimizer).__name__,
+        optimizer_name="" if subject.optimizer is None else type(subject.optimizer).__name__,
         seed=subject.seed,
         cache=cache,
     )
@@ -154,6 +155,52 @@ def make_setting(subject: Subject, reference: Pair, cache: dict[str, Any]) -> Se
     except Exception as error:  # each quantity that needs outputs will say so, too
         energy, rule = None, str(error)
     return replace(setting, energy=energy, energy_rule=rule)
+
+
+def window_of(
+    model: nn.Module,
+    loss_fn: Any,
+    data: Pair,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    validation: Pair | None = None,
+    energy: str | None = None,
+    seed: int = 0,
+) -> Window:
+    """A window on a model as it is, for a measurement outside a training run.
+
+    The window's model is an eval-mode float64 copy; call it, and measure, inside
+    ``copying.untouched()``, so that nothing outside is changed.
+
+    Parameters
+    ----------
+    data : (x, y)
+        All of them are the reference set; the first axis counts the samples.
+    optimizer : torch.optim.Optimizer, optional
+        Its settings; without one the window's optimizer is ``{"name": ""}``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments that cannot be right; the message names the argument.
+    NotApplicableError
+        The model or the loss cannot be copied.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not callable(loss_fn):
+        raise TypeError("loss_fn must be callable as loss_fn(outputs, targets)")
+    data = check_pair("data", data)
+    if validation is not None:
+        validation = check_pair("validation", validation)
+    subject = Subject(model, loss_fn, optimizer, validation, energy, seed)
+    setting = make_setting(subject, data, {})
+    settings = {} if optimizer is None else plain_settings(optimizer)
+    own = unwrap(model)
+    check_measurable(own)
+    state = {name: t.detach().clone() for name, t in named_state(own).items()}
+    rate = float(settings.get("lr") or math.nan)
+    return Window(Snapshot(0, rate, settings, state), None, setting)
 
 
 def make_header(
@@ -198,7 +245,7 @@ def make_header(
             "energy": None if window is None else window.energy,
             "rule": "the model is not measured" if window is None else window.energy_rule,
         },
-        "optimizer": {"name": type(optimizer).__name__, **plain_settings(optimizer)},
+        "optimizer": _optimizer_row(optimizer),
         "every": every,
         "data": info.pop("data", {}),
         "seed": info.pop("seed", None),
@@ -212,6 +259,12 @@ def make_header(
     if not any(said.startswith(UNITS) for said in conventions):
         conventions.insert(1, f"{UNITS}, entropies in nats")
     return header
+
+
+def _optimizer_row(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    if optimizer is None:
+        return {}
+    return {"name": type(optimizer).__name__, **plain_settings(optimizer)}
 
 
 def _describe(header: dict[str, Any], window: Window, quantities: Iterable[Quantity]) -> None:

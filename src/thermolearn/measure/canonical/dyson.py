@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from thermolearn.core.activation import Activation, value_and_slope
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.fixed_point import damped_iteration
 from thermolearn.core.gaussian import REACH, gauss_nodes
-from thermolearn.measure.canonical.activation import Activation, value_and_slope
 
 # Nodes that carry less change nothing.
 NEGLIGIBLE = 1e-19

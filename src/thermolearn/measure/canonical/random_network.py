@@ -9,12 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from thermolearn.measure.canonical.activation import (
-    check_variances,
-    check_widths,
-    resolve_activation,
-    value_and_slope,
-)
+from thermolearn.core.activation import resolve_activation, value_and_slope
+from thermolearn.core.checks import check_variances, check_widths
 
 
 def sampled_network(

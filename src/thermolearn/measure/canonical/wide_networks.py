@@ -14,15 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from thermolearn.core.activation import Activation, resolve_activation
+from thermolearn.core.checks import check_variances, check_widths
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
 from thermolearn.measure.canonical import dyson
-from thermolearn.measure.canonical.activation import (
-    Activation,
-    check_variances,
-    check_widths,
-    resolve_activation,
-)
 
 LEADING_ORDER = "leading order in the widths; stderr is the numerical error"
 

@@ -17,13 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thermolearn.core.checks import real, whole
+from thermolearn.core.activation import resolve_activation
+from thermolearn.core.checks import check_variances, check_widths, real, whole
 from thermolearn.core.estimate import Estimate, mean_estimate
-from thermolearn.measure.canonical.activation import (
-    check_variances,
-    check_widths,
-    resolve_activation,
-)
 from thermolearn.measure.canonical.ensemble import CanonicalEnsemble
 from thermolearn.measure.canonical.random_network import sampled_network
 from thermolearn.measure.canonical.wide_networks import wide_limit

@@ -1,13 +1,12 @@
-"""What a random network is made of: widths, variances and element-wise activations."""
+"""Element-wise activations: by name, as a torch module or as a callable."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -38,11 +37,20 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, ...]]] = {
 }
 
 
-def resolve_activation(activation: str | Callable[[Tensor], Tensor]) -> Activation:
-    """An activation given by name (`ACTIVATIONS`) or as an element-wise torch callable.
+# What torch's modules and functions of the same name are called above; they bring their kinks.
+MODULES: dict[type[nn.Module], str] = {
+    nn.Identity: "linear", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu", nn.ELU: "elu", nn.Hardtanh: "hardtanh", nn.GELU: "gelu",
+    nn.SiLU: "silu", nn.Softplus: "softplus",
+}  # fmt: skip
+
+
+def resolve_activation(activation: str | Callable[[Tensor], Tensor] | Activation) -> Activation:
+    """An activation given by name (`ACTIVATIONS`), as a module or as an element-wise callable.
 
     A callable may carry an attribute ``kinks``, a tuple of the points where it or its slope is
-    not smooth; 0 is always treated as one.
+    not smooth; 0 is always treated as one. A module (``nn.LeakyReLU(0.2)``) is used as it is, in
+    the precision and on the device of what it is applied to, if it has no parameters.
 
     Raises
     ------
@@ -51,6 +59,8 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor]) -> Activati
     TypeError
         Neither a name nor a callable.
     """
+    if isinstance(activation, Activation):
+        return activation
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise ValueError(
@@ -58,13 +68,25 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor]) -> Activati
                 f"{', '.join(ACTIVATIONS)}, or give a torch callable"
             )
         return Activation(activation, *ACTIVATIONS[activation])
-    if not callable(activation):
+    if isinstance(activation, type) or not callable(activation):
+        given = activation.__name__ if isinstance(activation, type) else type(activation).__name__
         raise TypeError(
-            f"activation must be a name or a torch callable, got {type(activation).__name__}"
+            f"activation must be a name, a module or a torch callable, got {given}"
+            + (f"; give {given}(), an instance" if isinstance(activation, type) else "")
         )
+    if isinstance(activation, nn.Module):
+        return Activation(type(activation).__name__, activation, _kinks_of(activation))
     name = getattr(activation, "__name__", type(activation).__name__)
     kinks = tuple(float(k) for k in getattr(activation, "kinks", ()))
     return Activation(name, activation, kinks)
+
+
+def _kinks_of(module: nn.Module) -> tuple[float, ...]:
+    if isinstance(module, nn.Hardtanh):
+        return (float(module.min_val), float(module.max_val))
+    known = MODULES.get(type(module))
+    given = ACTIVATIONS[known][1] if known else getattr(module, "kinks", ())
+    return tuple(float(k) for k in given)
 
 
 def value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,23 +111,3 @@ def value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
             )
         (slope,) = torch.autograd.grad(f.sum(), z)
     return f.detach(), slope
-
-
-def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """The widths as integers; ValueError unless there are two or more, each at least 1."""
-    try:
-        sizes = tuple(int(n) for n in widths)
-    except TypeError as error:
-        raise ValueError(f"widths must be a sequence of integers, got {widths!r}") from error
-    if len(sizes) < 2:
-        raise ValueError(f"widths needs an input layer and at least one more, got {widths!r}")
-    if any(n < 1 or n != given for n, given in zip(sizes, widths, strict=True)):
-        raise ValueError(f"widths must be integers of at least 1, got {widths!r}")
-    return sizes
-
-
-def check_variances(sigma_w2: float, sigma_b2: float, q0: float) -> None:
-    """ValueError unless all three are finite and not negative."""
-    for name, value in (("sigma_w2", sigma_w2), ("sigma_b2", sigma_b2), ("q0", q0)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}")

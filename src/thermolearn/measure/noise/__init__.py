@@ -1,0 +1,1 @@
+"""Gradient noise and the effective temperature of training."""
