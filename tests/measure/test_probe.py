@@ -198,7 +198,7 @@ def test_declared_accumulators():
 
     class Virial:
         name = "virial"
-        accumulators = ("theta_dot_gradient",)
+        accumulators = ("virial",)
 
         def measure(self, window):
             seen.append((window.step, window.accumulators, window.snapshot.batch_size))
@@ -217,9 +217,11 @@ def test_declared_accumulators():
         probe.step(X[i], Y[i], loss)
     probe.flush()
     assert [s[0] for s in seen] == [0, 10, 20] and seen[0][1] == {}
-    for n, (_, sums, batch) in enumerate(seen[1:]):
-        part = np.array(products[10 * n : 10 * n + 10])
+    for sampled, (_, sums, batch) in zip(([0, 8], [16]), seen[1:], strict=True):
+        part = np.array([products[k] for k in sampled])
         assert math.isclose(sums["theta_dot_gradient"].item(), part.mean(), rel_tol=1e-5)
+        sides = float(sums["theta_dot_gradient"]) - float(sums["half_rate_update_squared"])
+        assert math.isclose(sums["virial_gap"].item(), sides, rel_tol=1e-9)
         assert batch == 8 and "minibatch_loss" in sums
 
 

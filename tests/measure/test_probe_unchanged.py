@@ -29,7 +29,7 @@ class Rude:
     """Draws from every global generator and changes what it can."""
 
     name = "rude"
-    accumulators = ("theta_dot_gradient",)
+    accumulators = ("virial",)
 
     def measure(self, window):
         random.random(), np.random.rand(), torch.rand(3)

@@ -18,13 +18,15 @@ from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import mean_estimate
 from thermolearn.measure.checkpoint import decode_snapshot, encode_snapshot
 from thermolearn.measure.clock import Clock
+from thermolearn.measure.noise.virial_sides import VirialSides
 from thermolearn.measure.packing import Packed, Packer
 from thermolearn.measure.reference import Collector
 from thermolearn.measure.window import Snapshot
 
 Entry = tuple[int, Any, float]  # step, loss, samples
 # What a quantity may declare in ``accumulators``; the minibatch loss is always there.
-ACCUMULATORS = ("theta_dot_gradient",)
+ACCUMULATORS = ("virial",)
+VIRIAL_SPACING = 8  # steps between those on which the sides of the virial relation are read
 PLAIN_SETTINGS = (bool, int, float, str, type(None))
 PLAIN_STATE = (
     "steps", "seen", "next_due", "written", "was_finite", "reason", "started", "n_snapshots",
@@ -61,7 +63,8 @@ class Recorder:
         self.memory_limit = memory_limit
         self.collector = collector
         self.may_snapshot = may_snapshot
-        self.with_theta = "theta_dot_gradient" in accumulators
+        self.virial = VirialSides(optimizer) if "virial" in accumulators else None
+        self.virial_spacing = max(VIRIAL_SPACING, every // 4)
         self.steps = 0
         self.seen = 0  # steps done when the last batch was recorded
         self.next_due = every
@@ -72,7 +75,6 @@ class Recorder:
         self.written = 0  # how many of them are in run.jsonl already
         self.was_finite = True  # the last minibatch loss in run.jsonl
         self.unread = 0  # index of the first loss still on an accelerator
-        self.theta: list[Any] = []
         self.flags: list[tuple[int, str]] = []
         self.reason: str | None = None  # why no snapshot can be taken
         self.started = False
@@ -109,17 +111,22 @@ class Recorder:
             clock.rest -= 1
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self.started and not self.with_theta:
+        due = self._virial_due
+        if self.started and not due:
             return
         start = perf_counter()
         if not self.started:
             self.started = True
             self.guarded(self.snapshot)
-        if self.with_theta:
-            self.guarded(self._theta_dot_gradient)
+        if due:
+            self._read_virial(VirialSides.before)
         self.clock.book(start)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._virial_due:
+            start = perf_counter()
+            self._read_virial(VirialSides.after)
+            self.clock.book(start)
         start = perf_counter() if self.clock.rest <= 0 else 0.0
         self.steps += 1
         if self.steps >= self.next_due and self.may_snapshot():
@@ -131,7 +138,8 @@ class Recorder:
         start = perf_counter()
         self.next_due = self.steps + self.every
         self.guarded(self.snapshot)
-        if self._before is not None and self.started and not self.with_theta:
+        needed = self.virial is not None and not self.virial.covered
+        if self._before is not None and self.started and not needed:
             self._before.remove()  # it has done its work
             self._before = None
         self.clock.book(start)
@@ -167,17 +175,18 @@ class Recorder:
         except Exception as error:
             self.flags.append((self.steps, f"{type(error).__name__}: {error}"))
 
-    def _theta_dot_gradient(self) -> None:
-        """sum over the optimizer's parameters of theta . g, before the step."""
-        terms = [
-            torch.dot(p.detach().reshape(-1), p.grad.reshape(-1))
-            for group in self.optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        if terms:
-            total = torch.stack(terms).sum()
-            self.theta.append(total.item() if total.is_cpu else total)
+    @property
+    def _virial_due(self) -> bool:
+        return self.virial is not None and self.steps % self.virial_spacing == 0
+
+    def _read_virial(self, side: Callable[[VirialSides], Any]) -> None:
+        """Before or after a step; what cannot be read is said once and not tried again."""
+        try:
+            if self.virial is not None:
+                side(self.virial)
+        except Exception as error:
+            self.flags.append((self.steps, f"virial relation: {error}"))
+            self.virial = None
 
     def snapshot(self) -> None:
         """Copy parameters and buffers as they are now."""
@@ -190,11 +199,8 @@ class Recorder:
             return
         settings = plain_settings(self.optimizer)
         snapshot = Snapshot(self.steps, float(settings.get("lr") or math.nan), settings, state)
-        if self.theta:
-            snapshot.accumulators["theta_dot_gradient"] = mean_estimate(
-                [float(t) for t in self.theta], note="mean over the steps of the window"
-            )
-            self.theta = []
+        if self.virial is not None:
+            snapshot.accumulators.update(self.virial.take())
         if self._fresh and isinstance(self._fresh[-2], Tensor):
             self._read_losses()
         self.n_snapshots += 1
@@ -294,7 +300,7 @@ class Recorder:
             "in_loop_s": self.clock.cost_s,
             "training_s": self.clock.training_s,
             "log": [list(entry) for entry in self.log],
-            "theta": [float(t) for t in self.theta],
+            "virial": None if self.virial is None else self.virial.state_dict(),
             "flags": [list(flag) for flag in self.flags],
             "pending": [encode_snapshot(s) for s in self.pending],
             "kept": [encode_snapshot(s) for s in self.kept],
@@ -310,7 +316,8 @@ class Recorder:
         self.unread = len(self.log)
         if not self.started and self._before is None and self._after is not None:
             self._before = self.optimizer.register_step_pre_hook(self._before_step)
-        self.theta = list(state["theta"])
+        if self.virial is not None and state.get("virial") is not None:
+            self.virial.load_state_dict(state["virial"])
         self.flags = [(f[0], f[1]) for f in state["flags"]]
         self.kept = [decode_snapshot(row) for row in state["kept"]]
         self.count_bytes()

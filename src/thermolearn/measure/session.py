@@ -130,6 +130,7 @@ class Session:
             summarize = getattr(quantity, "summarize", None)
             if summarize is None:
                 continue
+            run.rows = self.log.rows  # with the summaries before this one
             try:
                 for row in summarize(run):
                     self.log.append(row)

@@ -1,4 +1,4 @@
-"""Noise or curvature: the gradient's noise scale and the sharpness of the loss."""
+"""The noise of the minibatch gradient beside the gradient itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.curvature import sharpness, stability_edge
 from thermolearn.measure.learning import sample_losses
 from thermolearn.measure.objective import flat_gradient, mean_loss, trained_parameters
 from thermolearn.measure.window import Window
@@ -21,16 +20,13 @@ SIGNIFICANT = 2.0  # standard errors above zero
 
 
 class GradientNoise:
-    """Gradient noise and sharpness on the reference set, at the snapshot's parameters.
+    """Gradient noise on the reference set, at the snapshot's parameters.
 
     With the per-sample gradients g_i of the trained parameters, G their expectation and Sigma
     their covariance: ``gradient_norm_squared`` |G|^2, ``noise_trace`` tr Sigma, both unbiased, and
     ``noise_scale`` tr Sigma / |G|^2, the batch size (in samples) at which noise and signal are
     equal (McCandlish et al., arXiv:1812.06162), all with jackknife errors. ``batch_size``: samples
-    per optimizer step in this window. ``sharpness``: largest eigenvalue of the Hessian of the mean
-    loss over the reference set, of long sequences over a part of it; ``stability_edge``: the
-    sharpness above which gradient descent with these settings diverges on a quadratic (Cohen et
-    al., arXiv:2103.00065).
+    per optimizer step in this window.
     """
 
     name = "gradient_noise"
@@ -46,8 +42,8 @@ class GradientNoise:
                 "gradient per sample"
             )
         parameters = trained_parameters(window.model)
-        task = (window.model, window.loss_fn, x, y, reduction)
-        values = noise_from(*gradient_products(*task, parameters))
+        products = gradient_products(window.model, window.loss_fn, x, y, reduction, parameters)
+        values = noise_from(*products)
         size = window.snapshot.batch_size
         values["batch_size"] = Estimate(
             math.nan if size is None else size,
@@ -55,8 +51,6 @@ class GradientNoise:
             status="ok" if size is not None else "not applicable",
             note="samples per optimizer step since the previous snapshot",
         )
-        values["sharpness"] = sharpness(*task, window.generator("sharpness"))
-        values["stability_edge"] = stability_edge(window.optimizer)
         return values
 
 
