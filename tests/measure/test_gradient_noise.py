@@ -1,4 +1,4 @@
-"""Gradient noise and sharpness against closed forms, the jackknife and the full Hessian."""
+"""Gradient noise against closed forms and the jackknife."""
 
 import math
 
@@ -7,12 +7,9 @@ import pytest
 import torch
 from networks import numbers
 from torch import nn
-from torch.nn import functional as F
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import jackknife
-from thermolearn.measure import curvature
-from thermolearn.measure.curvature import sharpness, stability_edge
 from thermolearn.measure.noise import gradient_noise
 from thermolearn.measure.noise.gradient_noise import GradientNoise, gradient_products, noise_from
 from thermolearn.measure.objective import trained_parameters
@@ -115,88 +112,6 @@ def test_noise_without_signal_is_under_sampled():
         from_gradients(g[:3])
 
 
-def test_sharpness_of_linear_regression():
-    model, loss, x, y = regression()
-    e = sharpness(model, loss, x, y, "mean", torch.Generator().manual_seed(0))
-    top = float(torch.linalg.eigvalsh(x.T @ x / len(x))[-1])
-    assert math.isclose(e.item(), top, rel_tol=1e-10)
-    total = sharpness(
-        model,
-        lambda o, t: 0.5 * ((o - t) ** 2).sum(),
-        x,
-        y,
-        "sum",
-        torch.Generator().manual_seed(0),
-    )
-    assert math.isclose(total.item(), top, rel_tol=1e-10)
-
-
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.GELU])
-def test_sharpness_is_the_top_of_the_full_hessian(activation):
-    torch.manual_seed(3)
-    model = nn.Sequential(nn.Linear(5, 9), activation(), nn.Linear(9, 4)).double()
-    x, y = numbers(30, 5), torch.arange(30) % 4
-    names = [n for n, _ in model.named_parameters()]
-    sizes = [p.numel() for p in model.parameters()]
-
-    def loss_of(flat):
-        parts = {
-            n: c.view_as(p)
-            for n, c, p in zip(names, flat.split(sizes), model.parameters(), strict=True)
-        }
-        return F.cross_entropy(torch.func.functional_call(model, parts, x), y)
-
-    flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-    spectrum = torch.linalg.eigvalsh(torch.func.hessian(loss_of)(flat))
-    e = sharpness(model, F.cross_entropy, x, y, "mean", torch.Generator().manual_seed(0))
-    assert e.status == "ok"
-    assert abs(e.item() - float(spectrum[-1])) <= e.stderr + 1e-12
-    assert e.item() > float(spectrum[-2])
-
-
-def test_sharpness_of_too_large_a_model_is_not_a_number(monkeypatch):
-    monkeypatch.setattr(curvature, "BASIS_ELEMENTS", 3)
-    model, loss, x, y = regression(d=9)
-    e = sharpness(model, loss, x, y, "mean", torch.Generator().manual_seed(0))
-    assert e.status == "too large" and math.isnan(e.item())
-
-
-SGD = {"name": "SGD", "lr": 0.1, "momentum": 0.0, "dampening": 0.0, "nesterov": False,
-       "weight_decay": 0.0, "maximize": False, "one_rate": True}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"momentum": 0.9},
-        {"momentum": 0.9, "nesterov": True},
-        {"momentum": 0.8, "dampening": 0.5},
-        {"weight_decay": 0.5},
-        {"momentum": 0.5, "weight_decay": 0.5},
-    ],
-)
-def test_stability_edge_is_where_torch_sgd_diverges(settings):
-    edge = stability_edge({**SGD, **settings}).item()
-    for factor, diverges in ((0.99, False), (1.01, True)):
-        w = nn.Parameter(torch.ones(1, dtype=torch.float64))
-        optimizer = torch.optim.SGD([w], lr=0.1, **settings)
-        for _ in range(3000):
-            optimizer.zero_grad()
-            (0.5 * factor * edge * w**2).sum().backward()
-            optimizer.step()
-            if abs(w.item()) > 1e6:
-                break
-        assert (abs(w.item()) > 1) == diverges, (settings, factor)
-
-
-def test_stability_edge_only_for_sgd():
-    assert stability_edge(SGD).item() == 20
-    for other in ({"name": "Adam"}, {"lr": 0.0}, {"maximize": True}, {"one_rate": False}):
-        e = stability_edge({**SGD, **other})
-        assert math.isnan(e.item()) and e.status == "not applicable"
-
-
 def measure(model, loss, x, y):
     state = {k: v.detach().clone() for k, v in model.named_parameters()}
     setting = Setting(model, torch.float64, (x, y), None, loss, None, "", "SGD", 0, {})
@@ -207,7 +122,7 @@ def measure(model, loss, x, y):
 def test_measure():
     model, loss, x, y = regression()
     values = measure(model, loss, x, y)
-    assert values["batch_size"].item() == 32 and values["stability_edge"].item() == 20
+    assert values["batch_size"].item() == 32
     g = ((model(x) - y) * x).detach().numpy()
     assert math.isclose(values["noise_trace"].item(), np.trace(np.cov(g.T)), rel_tol=1e-10)
     assert not any(p.grad is not None for p in model.parameters())

@@ -45,7 +45,7 @@ def test_integer_inputs_are_measured_as_far_as_they_go():
 
     probe = run(model, loss_fn, text[:, :-1], text[:, 1:])
     measured = {r["quantity"] for r in probe.rows if r["kind"] == "snapshot"}
-    assert measured == {"learning", "layers", "gradient_noise"}
+    assert measured == {"learning", "layers", "gradient_noise", "curvature"}
     missing = {r["quantity"]: r["reason"] for r in probe.rows if r["kind"] == "not_applicable"}
     assert set(missing) == {"canonical", "laws"} and all(missing.values())
     assert probe.segmentation is None

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thermolearn.core.estimate import Estimate
+from thermolearn.measure.curvature import Curvature
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
 from thermolearn.measure.noise.gradient_noise import GradientNoise
@@ -57,7 +58,7 @@ def plain_loop(model, loss_fn, optimizer, probe, pairs):
 
 
 def everything():
-    return [Learning(), Layers(), GradientNoise()]
+    return [Learning(), Layers(), GradientNoise(), Curvature()]
 
 
 def steps(probe, name="learning"):
@@ -159,9 +160,11 @@ def test_clipping_scheduler_and_adamw():
     assert clean(probe) and probe.rows[0]["optimizer"]["weight_decay"] == 0.1
     # the rate that the optimizer used in the step of the snapshot
     assert [s[1] for s in watch.seen] == [0.01, 0.01, 0.005, 0.0025]
-    noise = [r for r in probe.rows if r.get("quantity") == "gradient_noise"][-1]["values"]
-    assert noise["stability_edge"]["value"] is None
-    assert noise["stability_edge"]["status"] == "not applicable"
+    curvature = [
+        r for r in probe.rows if r.get("quantity") == "curvature" and r["kind"] == "snapshot"
+    ][-1]["values"]
+    assert curvature["stability_edge"]["value"] is None
+    assert curvature["stability_edge"]["status"] == "not applicable"
 
 
 def test_lbfgs_with_a_closure():
@@ -198,8 +201,10 @@ def test_two_parameter_groups():
     plain_loop(model, F.cross_entropy, optimizer, probe, batches(5))
     probe.flush()
     assert clean(probe) and probe.rows[0]["optimizer"]["groups"] == 2
-    noise = [r for r in probe.rows if r.get("quantity") == "gradient_noise"][-1]["values"]
-    assert noise["stability_edge"]["value"] is None
+    curvature = [
+        r for r in probe.rows if r.get("quantity") == "curvature" and r["kind"] == "snapshot"
+    ][-1]["values"]
+    assert curvature["stability_edge"]["value"] is None
 
 
 def test_distributed_data_parallel_with_one_process(tmp_path):
@@ -318,7 +323,10 @@ def test_character_transformer(built_in):
     grads = torch.autograd.grad(loss_fn(model(x), y), list(model.parameters()))
     square = noise["gradient_norm_squared"]["value"] + noise["noise_trace"]["value"] / 40
     assert math.isclose(square, sum(float(g.square().sum()) for g in grads), rel_tol=1e-8)
-    assert noise["sharpness"]["value"] > 0
+    curvature = [
+        r for r in probe.rows if r.get("quantity") == "curvature" and r["kind"] == "snapshot"
+    ][-1]["values"]
+    assert curvature["sharpness"]["value"] > 0
     layers = [r for r in probe.rows if r.get("quantity") == "layers"][-1]
     assert "head" not in layers["names"] and "token" in layers["names"]
 

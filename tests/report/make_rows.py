@@ -123,6 +123,7 @@ def snapshot(step: int, before: int | None, rng: np.random.Generator) -> list[Ro
         _row(step, "canonical", canonical(step)),
         _row(step, "layers", layers(step, before, rng), names=["0", "2", "4"]),
         _row(step, "gradient_noise", gradient_noise(step)),
+        _row(step, "curvature", curvature(step), names=["0", "2", "4"]),
     ]
     if before is not None:
         rows.insert(2, _row(step, "laws", laws(before, step)))
@@ -219,8 +220,16 @@ def gradient_noise(step: int) -> Row:
         "noise_trace": est(0.4 * u**2 * scale, 0.8 * u**2, n_eff=256.0),
         "noise_scale": est(scale, 0.09 * scale, n_eff=256.0, note="in samples"),
         "batch_size": est(32.0),
+    }
+
+
+def curvature(step: int) -> Row:
+    return {
         "sharpness": est(4.1 + step / 500, 0.002, note="on 256 reference samples"),
         "stability_edge": est(40.0),
+        "hessian_trace": est(21.0 + step / 100, 1.1, note="XTrace, 20 products"),
+        "lambda_min": est(-0.12, 0.004),
+        "layer_trace": est([9.0, 8.0, 4.0], [0.5, 0.6, 0.4]),
     }
 
 
@@ -384,9 +393,10 @@ def transformer() -> list[Row]:
         )
         u = 4 * np.exp(-step / 300)
         rows.append(_row(step, "learning", {"reference_loss": est(u, 0.05 * u)}))
-        noise = gradient_noise(step)
-        noise["stability_edge"] = est(None, None, status="not applicable", note="defined for SGD")
-        rows.append(_row(step, "gradient_noise", noise))
+        rows.append(_row(step, "gradient_noise", gradient_noise(step)))
+        curved = curvature(step)
+        curved["stability_edge"] = est(None, None, status="not applicable", note="defined for SGD")
+        rows.append(_row(step, "curvature", curved))
         values = {k: v for k, v in layers(step, None, rng).items() if k.endswith("norm")}
         rows.append(_row(step, "layers", values, names=["tok", "blocks.0.attn", "head"]))
     for quantity in ("canonical", "laws"):

@@ -128,8 +128,20 @@ def test_moving_needs_eighty_losses():
 
 
 def noise(**values):
-    plain = {"batch_size": est(10.0), "stability_edge": est(40.0)}
-    return snapshots("gradient_noise", [{**plain, **values}])
+    """Sharpness and its edge are recorded under "curvature", the noise under "gradient_noise"."""
+    curved = {"stability_edge": est(40.0)}
+    if "sharpness" in values:
+        curved["sharpness"] = values.pop("sharpness")
+    rows = [
+        _row(0, "gradient_noise", {"batch_size": est(10.0), **values}),
+        _row(0, "curvature", curved),
+    ]
+    return view([header(), *rows])
+
+
+def test_older_files_hold_the_sharpness_beside_the_noise():
+    values = {"batch_size": est(10.0), "stability_edge": est(40.0), "sharpness": est(90.0, 1.0)}
+    assert cards.noise_or_curvature(snapshots("gradient_noise", [values])).status == "bad"
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ quantity_row = st.builds(
         step, quantity, {name: {"value": value, "stderr": stderr}}
     ),
     st.integers(0, 50),
-    st.sampled_from(["learning", "canonical", "laws", "layers", "gradient_noise"]),
+    st.sampled_from(["learning", "canonical", "laws", "layers", "gradient_noise", "curvature"]),
     st.sampled_from([
         "reference_loss", "validation_loss", "beta", "temperature", "equipartition_ratio", "heat",
         "dead_fraction", "update_ratio", "noise_scale", "batch_size", "sharpness", "stability_edge",

@@ -16,6 +16,7 @@ from thermolearn.report.numbers import count, plain, with_error
 from thermolearn.report.plots import Trace, plot
 from thermolearn.report.reader import Run, Series, as_list, number
 
+RESTATING = ("canonical", "laws")  # whose values may restate the loss
 MAX_ROWS, MAX_ITEMS, MAX_TEXT, MAX_NOTES = 40, 80, 300, 20
 
 
@@ -113,7 +114,8 @@ def item(run: Run, quantity: str, name: str, found: Sequence[Estimate | None]) -
         meaning=term.meaning,
         formula=Markup(term.formula),
         source=term.source,
-        restates=run.restates.get(name, ""),
+        # the comparison with the loss is made for the ensemble; others use the same names
+        restates=run.restates.get(name, "") if quantity in RESTATING else "",
         status=clip(status, 60),
         note=clip(next((e.note for e in reversed(known) if e.note), "")),
     )

@@ -76,10 +76,16 @@ def trend(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
 
 def sharpness_ratio(run: Run) -> Ratio | None:
     """Sharpness over the stability edge; None unless both and the error bar are known."""
-    (sharp, error), (edge, _) = _pair(run, "sharpness"), _pair(run, "stability_edge")
+    home = curvature_home(run)
+    (sharp, error), (edge, _) = _pair(run, "sharpness", home), _pair(run, "stability_edge", home)
     if not edge > 0 or not math.isfinite(sharp) or not math.isfinite(error):
         return None
     return Ratio.of(sharp / edge, error / edge)
+
+
+def curvature_home(run: Run) -> str:
+    """The quantity that holds the sharpness: older files have it beside the gradient noise."""
+    return "curvature" if "curvature" in run.snapshots else "gradient_noise"
 
 
 def noise_ratio(run: Run) -> Ratio | None:
@@ -101,8 +107,8 @@ def noise_ratio(run: Run) -> Ratio | None:
     return Ratio.of(scale / batch, error / batch)
 
 
-def _pair(run: Run, name: str) -> tuple[float, float]:
-    e = run.scalar("gradient_noise", name)
+def _pair(run: Run, name: str, quantity: str = "gradient_noise") -> tuple[float, float]:
+    e = run.scalar(quantity, name)
     if e is None or e.status not in ("ok", "under-sampled"):
         return math.nan, math.nan
     return float(e.value), float(e.stderr)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from thermolearn.report.terms import DERIVED, LAYERS, LEARNING, LOSS, NOISE, Term
+from thermolearn.report.terms_curvature import CURVATURE
+from thermolearn.report.terms_heat import HEAT
+from thermolearn.report.terms_learning_rate import LEARNING_RATE
+from thermolearn.report.terms_llc import LLC
 from thermolearn.report.terms_physics import ENERGY, ENTROPY, LAWS, REST, TRUST
+from thermolearn.report.terms_propagation import PROPAGATION
+from thermolearn.report.terms_relative_entropy import RELATIVE_ENTROPY
+from thermolearn.report.terms_spectra import SPECTRA
+from thermolearn.report.terms_virial import VIRIAL
 
 
 def unknown(name: str) -> Term:
@@ -37,6 +45,8 @@ SUFFIXES = {
 
 GLOSSARY: dict[str, Term] = {
     **LEARNING, **ENERGY, **ENTROPY, **LAWS, **TRUST, **NOISE, **LAYERS, **REST,
+    **HEAT, **VIRIAL, **CURVATURE, **PROPAGATION, **RELATIVE_ENTROPY, **SPECTRA, **LLC,
+    **LEARNING_RATE,
     "robustness.accuracy": Term(
         "Accuracy under noise", "", "",
         "Accuracy when noise of temperature T is added at every neuron.",

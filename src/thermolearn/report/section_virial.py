@@ -22,10 +22,6 @@ SIDES = ("theta_dot_gradient", "half_rate_update_squared", "virial_gap", "parame
 
 def virial(run: Run) -> Section:
     """The statement on the drift, both sides along the run, temperature, noise scale and batch."""
-    scale = [
-        ("gradient_noise", "noise_scale", "noise scale"),
-        ("gradient_noise", "batch_size", "batch size"),
-    ]
     groups = [*summary_groups(run, Q), *present(first_and_last(run, Q, SIDES))]
     measured = bool(groups)
     return Section(
@@ -48,14 +44,6 @@ def virial(run: Run) -> Section:
                     (Q, "half_rate_update_squared", "squared update"),
                 ],
                 y_label="loss",
-            ),
-            history(
-                run,
-                "virial-noise-scale",
-                "Noise scale and batch size",
-                scale,
-                y_label="samples",
-                y_log=True,
             ),
         )
         if measured

@@ -23,6 +23,15 @@ from thermolearn.report.numbers import count, percent, plain, with_error
 from thermolearn.report.physics import efficiency, robustness, spectrum, trust, wide_limit
 from thermolearn.report.plots import Trace, plot
 from thermolearn.report.reader import Run, Series
+from thermolearn.report.section_curvature import curvature
+from thermolearn.report.section_heat import heat
+from thermolearn.report.section_learning_rate import learning_rate
+from thermolearn.report.section_llc import llc
+from thermolearn.report.section_propagation import propagation
+from thermolearn.report.section_relative_entropy import relative_entropy
+from thermolearn.report.section_spectra import spectra
+from thermolearn.report.section_temperatures import temperatures
+from thermolearn.report.section_virial import virial
 
 ENERGY = (
     "beta", "temperature", "average_loss", "boundary_loss_fitted", "energy_variance",
@@ -39,22 +48,27 @@ SHANNON = (
 LAWS = ("energy_change", "heat", "work", "closure_residual", "complexity_change")
 KNOWN = {
     "learning", "canonical", "laws", "laws_run", "layers", "restates", "gradient_noise", "trust",
-    "spectrum", "efficiency", "robustness", "wide_limit",
+    "spectrum", "efficiency", "robustness", "wide_limit", "heat", "virial", "temperatures",
+    "propagation", "relative_entropy", "curvature", "spectra", "llc", "learning_rate",
 }  # fmt: skip
 
 
 def physics_sections(run: Run) -> list[Section]:
     """Thermodynamics, section by section; those without any number are left out."""
     sections = [
-        temperature(run), entropy(run), laws(run), trust(run), spectrum(run), efficiency(run),
-        robustness(run), wide_limit(run),
+        temperature(run), temperatures(run), entropy(run), laws(run), heat(run), trust(run),
+        spectrum(run), efficiency(run), robustness(run), wide_limit(run), relative_entropy(run),
     ]  # fmt: skip
     return [s for s in sections if not s.empty]
 
 
 def training_sections(run: Run) -> list[Section]:
     """Ordinary training numbers, and whatever else was recorded."""
-    return [s for s in [training(run), noise(run), *others(run)] if not s.empty]
+    sections = [
+        training(run), virial(run), noise(run), curvature(run), learning_rate(run),
+        propagation(run), spectra(run), llc(run), *others(run),
+    ]  # fmt: skip
+    return [s for s in sections if not s.empty]
 
 
 def training(run: Run) -> Section:
@@ -76,7 +90,7 @@ def training(run: Run) -> Section:
 
 
 def noise(run: Run) -> Section:
-    """Gradient noise and curvature."""
+    """Gradient noise; of older files also the sharpness that was recorded with it."""
     scale = [
         ("gradient_noise", "noise_scale", "noise scale"),
         ("gradient_noise", "batch_size", "batch size"),
@@ -87,9 +101,8 @@ def noise(run: Run) -> Section:
     ]
     return Section(
         "noise",
-        "Gradient noise and curvature",
-        "How large the noise of a minibatch is beside the gradient, and how steep the loss is "
-        "beside what the learning rate can follow.",
+        "Gradient noise",
+        "How large the noise of a minibatch is beside the gradient.",
         groups=present(first_and_last(run, "gradient_noise")),
         figures=present(
             history(

@@ -1,0 +1,1 @@
+"""Signal propagation and flows along depth: Gaussian pre-activations, relative entropy."""
