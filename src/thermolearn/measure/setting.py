@@ -16,9 +16,6 @@ from torch import nn
 import thermolearn
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.copying import check_measurable, named_state, unwrap
-from thermolearn.measure.layers import Layers
-from thermolearn.measure.learning import Learning
-from thermolearn.measure.noise.gradient_noise import GradientNoise
 from thermolearn.measure.recorder import ACCUMULATORS, plain_settings
 from thermolearn.measure.reference import (
     check_pair,
@@ -86,12 +83,27 @@ def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def default_quantities(model: nn.Module, segments: Any, beta: float | None) -> list[Quantity]:
-    """Learning, the canonical ensemble and its laws, layers, gradient noise."""
+    """All quantities but those that train (`LearningRate`); the table of temperatures comes last,
+    because it reads the others."""
     from thermolearn.measure.canonical import quantity
+    from thermolearn.measure.curvature import Curvature
+    from thermolearn.measure.layers import Layers
+    from thermolearn.measure.learning import Learning
+    from thermolearn.measure.llc import LocalLearningCoefficient
+    from thermolearn.measure.noise import GradientNoise, Virial
+    from thermolearn.measure.propagation import Propagation
+    from thermolearn.measure.relative_entropy import RelativeEntropy
+    from thermolearn.measure.spectra import WeightSpectra
+    from thermolearn.measure.temperature.heat import Heat
+    from thermolearn.measure.thermometers import Thermometers
 
     names = quantity.segment_names(unwrap(model), segments)
     canonical = quantity.default_quantities(segments=names, beta=beta)
-    return [Learning(), *canonical, Layers(), GradientNoise()]
+    return [
+        Learning(), *canonical, Layers(), GradientNoise(), Virial(), Heat(), Curvature(),
+        Propagation(), RelativeEntropy(), WeightSpectra(), LocalLearningCoefficient(),
+        Thermometers(),
+    ]  # fmt: skip
 
 
 def checked_quantities(quantities: Sequence[Any]) -> list[Quantity]:
