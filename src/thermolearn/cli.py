@@ -12,6 +12,7 @@ from thermolearn import __version__
 from thermolearn.cli_catalogue import cite, list_systems, reproduce, show
 from thermolearn.cli_common import check_outputs, one_line_errors
 from thermolearn.cli_sweep import sweep
+from thermolearn.cli_watch import watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,6 +165,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(sweep)
 app.command()(reproduce)
 app.command()(cite)
+app.command()(watch)
 
 
 # -- the parts of `measure` -------------------------------------------------------------------

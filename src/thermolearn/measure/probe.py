@@ -26,6 +26,7 @@ from thermolearn.measure.setting import (
     checked_quantities,
     default_quantities,
 )
+from thermolearn.measure.sinks.fanout import Sink, checked_sinks
 from thermolearn.measure.window import Quantity
 
 MEBIBYTE = 2**20
@@ -84,6 +85,10 @@ class Probe:
         Bytes of snapshots held in memory; those beyond are spooled to a temporary folder.
     log : path, optional
         run.jsonl, appended to as rows are finished.
+    sinks : sequence, optional
+        Where finished rows go besides: objects with ``write(row)`` and ``close()``, such as those
+        of `thermolearn.measure.sinks`. `close` closes them; one that fails is left out from then
+        on, with a warning.
     seed : int
         Of the drawn reference set and of every stochastic estimate.
     energy : "squared" or "cross-entropy", optional
@@ -115,6 +120,7 @@ class Probe:
         budget: float | None = None,
         memory_limit: int = 512 * MEBIBYTE,
         log: str | os.PathLike[str] | None = None,
+        sinks: Sequence[Sink] = (),
         seed: int = 0,
         energy: str | None = None,
         info: dict[str, Any] | None = None,
@@ -137,7 +143,8 @@ class Probe:
         # one record of a distributed run is enough
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._active = not distributed or torch.distributed.get_rank() == 0
-        self._log = RunLog(log if self._active else None)
+        sinks = checked_sinks(sinks)
+        self._log = RunLog(log, sinks) if self._active else RunLog(None)
         self._recorder = Recorder(
             model,
             optimizer,
@@ -177,6 +184,20 @@ class Probe:
                 self._measure_live()
         except Exception as error:  # the training loop never dies because of a measurement
             self._recorder.flags.append((self._recorder.steps, f"{type(error).__name__}: {error}"))
+
+    def snapshot(self) -> None:
+        """Copy the parameters as they are now, beside the cadence, unless this step has a copy.
+
+        For the end of training, before weights are averaged or the best ones are loaded back.
+        """
+        recorder = self._recorder
+        if self._active and recorder.started and recorder.last_step != recorder.steps:
+            recorder.guarded(recorder.snapshot)
+
+    def flag(self, text: str) -> None:
+        """A remark on the run at the present step, for the record and the report."""
+        if self._active:
+            self._recorder.flags.append((self._recorder.steps, str(text)))
 
     def _affordable(self) -> bool:
         """Whether another measurement fits in the budget (always, if there is none)."""
@@ -281,12 +302,19 @@ class Probe:
             self._flush_something()
             write_rows(target, self._log.rows)
 
-    def report(self, path: str | os.PathLike[str] = "report.html") -> None:
-        """Flush and write the report; OSError at once if the path cannot be written."""
+    def report(self, path: str | os.PathLike[str] = "report.html", flush: bool = True) -> None:
+        """Flush and write the report; OSError at once if the path cannot be written.
+
+        With ``flush=False`` the report holds what has been measured so far.
+        """
         if not self._active:
             return
         target = check_writable(path)
-        self._flush_something()
+        if flush:
+            self._flush_something()
+        elif not self._log.rows:
+            raise ValueError("nothing was measured yet: leave flush=False out")
+        self._session.write_flags()
         # imports point one way, core <- measure <- report; only this call looks upwards
         importlib.import_module("thermolearn.report").write_report(self._log.rows, target)
 
@@ -298,8 +326,9 @@ class Probe:
             )
 
     def close(self) -> None:
-        """Remove the hooks from the optimizer and the spooled snapshots from the disk."""
+        """Remove the hooks from the optimizer and the spooled snapshots, close the sinks."""
         self._recorder.close()
+        self._log.sinks.close()
 
     # -- resume ----------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from thermolearn.core.estimate import Estimate, format_with_error
+from thermolearn.measure.sinks.fanout import Fanout, Sink
 
 REPLACED = {"cost", "unchanged", "summary"}  # only the newest of these counts
 
@@ -45,12 +46,13 @@ class RunLog:
 
     The file starts anew with the first row, so that a finished run is not overwritten by a Probe
     that is only constructed. If writing fails later, the rows are kept in memory, a warning says
-    so once, and nothing is raised into a training loop.
+    so once, and nothing is raised into a training loop. Each finished row also goes to the sinks.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None):
+    def __init__(self, path: str | os.PathLike[str] | None, sinks: Sequence[Sink] = ()):
         self.rows: list[dict[str, Any]] = []
         self.path = None if path is None else check_writable(path, "log")
+        self.sinks = Fanout(sinks)
         self._started = False
 
     def append(self, row: dict[str, Any]) -> None:
@@ -70,10 +72,15 @@ class RunLog:
         if old:
             self.rows = [r for r in self.rows if r not in old]
         self.rows.append(row)
+        self._write(row, anew=bool(old) or not self._started)
+        self.sinks.write(row)
+
+    def _write(self, row: dict[str, Any], anew: bool) -> None:
+        """Append one row to the file, or write all of them anew."""
         if self.path is None:
             return
         try:
-            if old or not self._started:
+            if anew:
                 write_rows(self.path, self.rows)
                 self._started = True
             else:
@@ -91,6 +98,7 @@ class RunLog:
     def restore(self, rows: list[dict[str, Any]]) -> None:
         """Continue from these rows; what the file holds beyond them is measured again."""
         self.rows = rows
+        self.sinks.restore(rows)
         if self.path is not None and rows:
             write_rows(self.path, rows)
             self._started = True
@@ -132,9 +140,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["kind"] != "snapshot":
             continue
-        if "names" in row:
+        if "names" in row and row["quantity"] == "layers":
             layers = row
-            continue
         for name, value in row["values"].items():
             if isinstance(value["value"], list):
                 continue
@@ -166,7 +173,7 @@ def _text(value: dict[str, Any]) -> str:
 
 
 def _layer_lines(row: dict[str, Any]) -> list[tuple[str, ...]]:
-    values = row["values"]
+    values = {k: v for k, v in row["values"].items() if isinstance(v["value"], list)}
     lines = [("layer", *values)]
     for k, name in enumerate(row["names"]):
         cells = []

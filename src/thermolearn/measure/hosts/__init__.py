@@ -1,0 +1,1 @@
+"""The Probe inside training frameworks: `hosts.lightning` and `hosts.transformers`."""
