@@ -19,7 +19,8 @@ BIN := .venv/bin
 # One thread per process: the processes are many, the matrices small.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help venv dev demo test slow oracle browser wheel lint types docs bench bench-block bench-glauber clean distclean
+.PHONY: help venv dev demo test slow hosts browser wheel lint types docs bench bench-required bench-block \
+        bench-glauber bench-llc bench-slq bench-spectra clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -38,6 +39,10 @@ test: venv
 
 slow: dev
 	$(PYTEST) -n $(JOBS) --dist loadgroup -m slow
+
+# With the training frameworks and trackers; nothing is sent anywhere.
+hosts: dev
+	$(PYTEST) -n $(JOBS) --dist loadgroup -m hosts
 
 browser: dev
 	$(PYTEST) -m browser
@@ -61,7 +66,19 @@ bench-block: venv
 bench-glauber: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_glauber.py --require 50
 
-bench: bench-block bench-glauber
+bench-llc: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_llc.py --require-gradient 5e5 --require-autograd 1e5 --require-devinterp 50
+
+bench-slq: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_slq.py --only hessian --require 3
+
+bench-spectra: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_spectra.py --require 1.2
+
+# Those with a claim that must hold.
+bench-required: bench-block bench-glauber bench-llc bench-slq bench-spectra
+
+bench: bench-required
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_slq.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_probe.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_rbm.py

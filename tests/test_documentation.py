@@ -88,3 +88,20 @@ def test_the_system_of_the_page_keeps_the_contract(
     import free_spins  # type: ignore[import-not-found]
 
     assert len(free_spins.figure().rows) == 18
+
+
+PAGES = {  # what must be there after the page's code
+    "curvature": (), "gaussian_preactivations": (), "learning_rate": (), "llc": (), "noise": (),
+    "relative_entropy": (), "spectra": (), "temperature": ("engines.png",), "temperatures": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_the_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(code_blocks(f"docs/{page}.md"))
+    assert code
+    exec(compile(code, f"{page}.md", "exec"), {})
+    assert {p.name for p in tmp_path.iterdir()} >= set(PAGES[page])

@@ -106,6 +106,20 @@ def measure(
     ] = 1,
     report: Annotated[Path, Option(help="The report to write.")] = Path("report.html"),
     json: Annotated[Path, Option(help="The record of the run to write.")] = Path("run.jsonl"),
+    recommend_lr: Annotated[
+        bool,
+        Option(
+            "--recommend-lr",
+            help="Find the learning rate first, by short trainings; costs about 3.5 trainings.",
+        ),
+    ] = False,
+    sink: Annotated[
+        list[str] | None,
+        Option(
+            help="Where the numbers go besides: jsonl:PATH, tensorboard[:FOLDER], "
+            "wandb[:PROJECT], mlflow[:EXPERIMENT]; may be repeated."
+        ),
+    ] = None,
     debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Train a network on data, or bring one, and report its thermodynamics."""
@@ -119,25 +133,34 @@ def measure(
         dataset = load(data, target, task, test_fraction, seed, standardize)
         _print_dataset(dataset)
         network = _make_model(model, dataset, seed, activation, weights)
+        from thermolearn.measure.sinks.parse import parse_sink
         from thermolearn.train import train
 
+        sinks = [parse_sink(text) for text in sink or []]
+        settings: dict[str, Any] = {
+            "loss": loss,
+            "optimizer": optimizer,
+            "lr": lr,
+            "epochs": (0 if weights else 60) if epochs is None else epochs,
+            "batch_size": batch_size,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "seed": seed,
+        }
+        info: dict[str, Any] = {"model": model}
+        if recommend_lr:
+            info |= _recommend(network, dataset, settings)
         run = train(
             network,
             dataset,
-            loss=loss,
-            optimizer=optimizer,
-            lr=lr,
-            epochs=(0 if weights else 60) if epochs is None else epochs,
-            batch_size=batch_size,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            seed=seed,
+            **settings,
             every=every,
             beta=beta,
             reference_size=reference_size,
             log=json,
+            sinks=sinks,
             command=_command(),
-            info={"model": model},
+            info=info,
         )
         _finish(run, report, json)
 
@@ -195,6 +218,18 @@ def _make_model(
     return load_weights(network, weights) if weights else network
 
 
+def _recommend(network: nn.Module, dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any]:
+    """Print the evidence, set the learning rate, and return what the header records of it."""
+    from thermolearn.train import recommend
+
+    found = recommend(network, dataset, **settings)
+    typer.echo(str(found))
+    if not found.lr > 0:
+        raise ValueError(f"no learning rate is recommended: {found.note}")
+    settings["lr"] = found.lr
+    return {"recommended_lr": found.lr, "recommended_interval": list(found.interval)}
+
+
 def _plain_words(rows: list[dict[str, Any]]) -> list[str]:
     """What the run says about the laws, the Gaussian approximation and noise, as sentences."""
     spoken = ("laws_run", "trust", "robustness")
@@ -227,6 +262,7 @@ def _finish(run: TrainingRun, report: Path, json: Path) -> None:
     typer.echo(table(run.probe.rows))  # of what is finished: Probe.table would go on measuring
     for note in _plain_words(run.probe.rows):
         typer.echo(f"- {note}")
+    run.probe.close()
     typer.echo(f"report: {report.resolve()}")
     typer.echo(f"record: {json.resolve()}")
 

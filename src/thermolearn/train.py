@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from thermolearn.core.progress import track
 from thermolearn.data import Dataset
+from thermolearn.measure.learning_rate import RecommendedRate, recommend_lr
 from thermolearn.measure.probe import Probe
+from thermolearn.measure.sinks.fanout import Sink
 
 LOSSES = ("squared", "cross-entropy")
 SNAPSHOTS = 60  # of a run, by default
@@ -68,6 +70,7 @@ def train(
     beta: float | None = None,
     reference_size: int = 256,
     log: str | Path | None = None,
+    sinks: Sequence[Sink] = (),
     command: str | None = None,
     info: dict[str, Any] | None = None,
 ) -> TrainingRun:
@@ -99,8 +102,9 @@ def train(
     every : int >= 1, optional
         Steps between snapshots; default: so many that the run has about `SNAPSHOTS`. The first
         law closes the better the denser they are.
-    beta, log
-        Handed to `Probe`: inverse temperature (default: fitted), and the path of run.jsonl.
+    beta, log, sinks
+        Handed to `Probe`: inverse temperature (default: fitted), the path of run.jsonl, and where
+        rows go besides.
     reference_size : int >= 1
     command, info
         Recorded in the header of the run.
@@ -132,6 +136,7 @@ def train(
         reference_size=reference_size,
         beta=beta,
         log=log,
+        sinks=sinks,
         seed=seed,
         energy=loss,
         info=details,
@@ -140,6 +145,42 @@ def train(
     steps, interrupted = _loop(model, loss_fn, stepper, probe, train_pair, epochs, batch_size, seed)
     return TrainingRun(
         probe, steps, -(-steps // per_epoch), time.perf_counter() - start, interrupted
+    )
+
+
+def recommend(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    loss: str = "squared",
+    optimizer: str = "sgd",
+    lr: float | None = None,
+    epochs: int = 60,
+    batch_size: int = 32,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> RecommendedRate:
+    """The learning rate for `train` with the same arguments, from short trainings of copies.
+
+    `lr` is where the search starts. See `thermolearn.measure.learning_rate.recommend_lr`.
+
+    Raises
+    ------
+    ValueError
+        As `train`.
+    """
+    lr = OPTIMIZERS.get(optimizer, 0.0) if lr is None else lr
+    _check_options(dataset, loss, optimizer, lr, epochs, batch_size, momentum, weight_decay, seed)
+    check_model(model, dataset)
+    return recommend_lr(
+        model,
+        SquaredLoss() if loss == "squared" else nn.CrossEntropyLoss(),
+        (dataset.x_train, targets(dataset.y_train, dataset.n_outputs, loss)),
+        _make_optimizer(model, optimizer, lr, momentum, weight_decay),
+        batch_size=batch_size,
+        steps=max(64, epochs * len(_bounds(len(dataset.x_train), batch_size))),
+        seed=seed,
     )
 
 

@@ -288,3 +288,55 @@ def test_old_snapshots_do_not_speak_for_the_end_of_the_run():
     by_key = {c.key: c for c in cards.all_cards(view(rows))}
     for key in ("learning", "layers", "noise", "data"):
         assert by_key[key].status == "unknown" and "went on to step" in by_key[key].why
+
+
+def propagation(mean, stderr=0.05, layers=20):
+    gain = est([0.5] * layers + [None], [0.01] * (layers + 1))
+    return {"mean_log_gain": est(mean, stderr), "gradient_gain": gain}
+
+
+def hardly_learning(*more):
+    flat = [
+        _row(10 * k, "learning", {"reference_loss": est(v, 0.001)})
+        for k, v in enumerate((1.0, 0.999))
+    ]
+    return view([header(), *flat, *more])
+
+
+# 20 layers: ln(1e4) = 9.2 in all, with 2.326 standard errors of 1.0 on top
+@pytest.mark.parametrize(
+    ("mean", "lost"), [(-0.58, True), (-0.57, False), (0.58, True), (-0.1, False)]
+)
+def test_a_gradient_that_is_lost_asks_for_another_initialization(mean, lost):
+    card = cards.learning(hardly_learning(_row(0, "propagation", propagation(mean))))
+    assert card.status == "warn"
+    assert ("initialize" in card.advice) is lost
+    assert ("squared gradient" in card.why) is lost
+
+
+def test_the_initialization_is_judged_at_the_first_snapshot():
+    rows = [_row(k, "propagation", propagation(m)) for k, m in ((0, -0.1), (10, -2.0))]
+    assert "initialize" not in cards.learning(hardly_learning(*rows)).advice
+    assert "initialize" not in cards.learning(hardly_learning()).advice
+
+
+def settled(**virial):
+    steps = list(range(1, 401))
+    losses = {"kind": "losses", "step": steps, "value": [1.0] * 400, "samples": [1] * 400}
+    summary = {"kind": "summary", "quantity": "virial", "values": virial}
+    return view([header(), losses, *([summary] if virial else [])])
+
+
+@pytest.mark.parametrize(
+    ("drift", "words"),
+    [(0.41, "grows over"), (-0.41, "shrinks over"), (0.39, "No drift"), (None, "")],
+)
+def test_the_drift_of_the_parameters_is_said_beside_that_of_the_loss(drift, words):
+    values = {} if drift is None else {
+        "drift": est(drift, 0.1), "steps": est(300.0), "half_rate_update_squared": est(2.0, 0.1),
+        "smallest_drift_seen": est(0.2),
+    }  # fmt: skip
+    card = cards.moving(settled(**values))
+    assert card.status == "good"  # it decides nothing
+    assert words in card.why
+    assert ("parameters" in card.why) is bool(words)

@@ -50,7 +50,7 @@ def test_first_screen(page):
 def test_all_sections_in_order_and_closed(page):
     order = ["temperature", "entropy", "laws", "trust", "spectrum", "efficiency", "robustness"]
     found = re.findall(r'<details class="section" id="([\w-]+)"', page)
-    assert found == ["training", "noise", *order, "wide-limit"]
+    assert found == ["training", "noise", "curvature", *order, "wide-limit"]
     assert not re.search(r"<details[^>]*\bopen\b", page)
 
 

@@ -103,8 +103,9 @@ def layer_relative_entropy(
     -------
     Estimate, array (depth + 1,)
         Nats per neuron; its error is that of the quadrature. Status "collapsed", with a warning,
-        where a variance has shrunk to 0 (below 1e-18) or two inputs have become equal to rounding: the
-        divergence is infinite there (push: minus infinity); "diverges" where q_l does.
+        where a variance has shrunk to 0 (below 1e-18) or two inputs have become equal to
+        rounding: the divergence is infinite there (push: minus infinity); "diverges" where q_l
+        does.
 
     Raises
     ------

@@ -17,6 +17,8 @@ from thermolearn.report.evidence import (
     ALL_LAYERS,
     T99,
     Z99,
+    drift_in_words,
+    lost_gradient,
     noise_ratio,
     sharpness_ratio,
     stuck_layer,
@@ -95,7 +97,8 @@ def learning(run: Run) -> Card:
 
     bad: the latest losses are not finite, or the loss rose (z < -2.326). warn: it fell by less
     than 5% even at the 99% limit, or it fell and then rose again from its lowest snapshot
-    (Bonferroni over the snapshots). good: it fell, z > 2.326. Otherwise unknown.
+    (Bonferroni over the snapshots); where the gradient is lost between the last layer and the
+    first, the advice is the initialization. good: it fell, z > 2.326. Otherwise unknown.
     """
     rule = (
         "The loss on the same reference samples, first against last snapshot, in standard errors; "
@@ -123,7 +126,14 @@ def learning(run: Run) -> Card:
     if z < -Z99:
         return card("bad", "No, the loss rose", number, why, "lower the learning rate")
     if first - last + Z99 * error < SMALL_CHANGE * scale:
+        lost = lost_gradient(run)
         advice = "raise the learning rate, or check that loss and targets fit together"
+        if lost is not None:
+            why += (
+                f" At the first snapshot the squared gradient {'grew' if lost > 0 else 'shrank'} "
+                f"10^{abs(lost) / math.log(10):.0f} times from the last layer to the first."
+            )
+            advice = "initialize the weights for this depth (recommend_init), before anything else"
         return card("warn", "Hardly", number, why, advice)
     if rise > z99(len(series)):
         why += f" But it was lowest at step {count(series.step[low])} and has risen since."
@@ -155,7 +165,8 @@ def moving(run: Run) -> Card:
     """Trend of the minibatch losses over the last quarter of the run, by `evidence.trend`.
 
     bad: rising (t > 2.896) by more than 2%. warn: falling (t < -2.896) by more than 2%. good: the
-    99% limits of the change lie within 5%. Otherwise unknown.
+    99% limits of the change lie within 5%. Otherwise unknown. The drift of the parameters' norm
+    (virial relation) is said beside it and decides nothing.
     """
     rule = (
         "A straight line through ten block means of the minibatch losses of the last quarter; "
@@ -177,10 +188,11 @@ def moving(run: Run) -> Card:
         return card("bad", "Yes, upwards", number, why, "lower the learning rate or stop earlier")
     if change < -max(T99 * error, TREND_CHANGE):
         why = f"The minibatch loss still falls {since}."
+        why = f"{why} {drift_in_words(run)}".strip()
         return card("warn", "Yes, still falling", number, why, "train longer")
     if abs(change) + T99 * error < SMALL_CHANGE:
         why = f"The minibatch loss changes by less than {percent(SMALL_CHANGE)} {since}."
-        return card("good", "No, it has settled", number, why)
+        return card("good", "No, it has settled", number, f"{why} {drift_in_words(run)}".strip())
     why = f"Minibatch noise hides any trend below {percent(T99 * error)} {since}."
     return card("unknown", "Cannot tell", number, why)
 

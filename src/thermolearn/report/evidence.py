@@ -8,11 +8,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from thermolearn.report.numbers import plain, with_error
+from thermolearn.report.numbers import count, percent, plain, with_error
 from thermolearn.report.reader import Run, Series
 
 Z99 = 2.326  # one-sided 99% quantile of the normal distribution
 T99 = 2.896  # the same for Student's t with 8 degrees of freedom
+LOST = math.log(1e4)  # gradient of the last layer over that of the first, or its inverse
+DRIFT = 4.0  # standard errors beyond which the parameters drift
 BLOCKS = 10  # a trend is fitted through the means of so many blocks
 
 
@@ -112,6 +114,36 @@ def _pair(run: Run, name: str, quantity: str = "gradient_noise") -> tuple[float,
     if e is None or e.status not in ("ok", "under-sampled"):
         return math.nan, math.nan
     return float(e.value), float(e.stderr)
+
+
+def lost_gradient(run: Run) -> float | None:
+    """ln of how the squared gradient grows from the last layer to the first, at the first
+    snapshot; None unless it changes by more than 10^4 at 99% confidence."""
+    snapshots = run.snapshots.get("propagation", [])
+    if not snapshots:
+        return None
+    values = snapshots[0].values
+    mean, gains = values.get("mean_log_gain"), values.get("gradient_gain")
+    if mean is None or gains is None:
+        return None
+    layers = int(np.isfinite(np.asarray(gains.value, dtype=np.float64)).sum())
+    total, error = layers * float(mean.value), layers * float(mean.stderr)
+    return total if abs(total) - Z99 * error > LOST else None
+
+
+def drift_in_words(run: Run) -> str:
+    """Whether the norm of the parameters drifts, as the virial relation sees it; empty without."""
+    drift, steps, sides, smallest = (
+        run.summary_value("virial", name)
+        for name in ("drift", "steps", "half_rate_update_squared", "smallest_drift_seen")
+    )
+    if drift is None or steps is None or sides is None or smallest is None:
+        return ""
+    span = f"over the last {count(float(steps))} steps"
+    if abs(float(drift)) > DRIFT * float(drift.stderr):
+        return f"The norm of the parameters {'grows' if float(drift) > 0 else 'shrinks'} {span}."
+    seen = percent(float(smallest))
+    return f"No drift of the parameters' norm is seen {span}; above {seen} it would have been."
 
 
 @dataclass(frozen=True)

@@ -130,16 +130,21 @@ def judge(drift: Estimate, scale: float, steps: int) -> tuple[bool, float, str]:
         return False, math.nan, "the sides are not finite: the run diverged"
     if share * scale > SEEN * float(drift.stderr) or share > LARGEST:
         way = "grows" if float(drift) > 0 else "shrinks"
-        known = "" if share > smallest else f", known to {100 * smallest:.2g}%"
+        known = "" if share > smallest else f", known to {_percent(smallest)}"
         return (
             False,
             smallest,
             f"the run drifts: over {steps} steps the norm of the parameters {way}, and the two "
-            f"sides differ by {100 * share:.2g}%{known}: no temperature",
+            f"sides differ by {_percent(share)}{known}: no temperature",
         )
     return (
         True,
         smallest,
-        f"no drift seen over {steps} steps; a drift above {100 * smallest:.2g}% of the two sides "
+        f"no drift seen over {steps} steps; a drift above {_percent(smallest)} of the two sides "
         "would have been seen",
     )
+
+
+def _percent(share: float) -> str:
+    """Two digits, without an exponent where a factor is plainer."""
+    return f"{100 * share:.2g}%" if share < 0.995 else f"{share:.2g} times their size"
