@@ -115,7 +115,8 @@ def test_a_collapsed_layer_is_infinite_with_a_warning():
 def test_bad_numbers():
     good = {"activation": "tanh", "sigma_w2": 1.3, "sigma_b2": 0.05, "q0": 0.5, "depth": 3}
     for name, value in (
-        ("sigma_w2", -1.0), ("sigma_w2", 0.0), ("q0", 1e-20), ("sigma_b2", math.nan), ("q0", 0.0), ("q0", -1.0),
+        ("sigma_w2", -1.0), ("sigma_w2", 0.0), ("q0", 1e-20),
+        ("sigma_b2", math.nan), ("q0", 0.0), ("q0", -1.0),
         ("depth", -1), ("depth", 2.5), ("c0", 1.0), ("c0", math.nan), ("kind", "kl"),
         ("activation", "tanhh"),
     ):  # fmt: skip

@@ -52,7 +52,7 @@ def test_the_statement_stands_first(run):
     section = virial(run)
     assert not section.empty and section.key == "virial"
     assert "drift" in section.statements[0] and "would have been seen" in section.statements[0]
-    assert len(section.figures) == 2
+    assert len(section.figures) == 1
     labels = {i.label for g in section.groups for i in g.items}
     leading = VIRIAL["virial.temperature_leading_order"].label
     assert {VIRIAL["virial.temperature"].label, leading} <= labels
