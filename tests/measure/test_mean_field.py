@@ -251,3 +251,12 @@ def test_an_activation_torch_cannot_differentiate_is_refused():
         MeanFieldMap(lambda z: z.detach(), 1.0).variance(1.0)
     with pytest.raises(TypeError, match="instance"):
         MeanFieldMap(nn.Tanh, 1.0)
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu", "relu"])
+def test_the_variance_shrinks_below_any_size(name):
+    """At sigma_b2 = 0 deep in the ordered phase V(q) = sigma_w2 q E f'(0)^2, however small q is."""
+    ordered = MeanFieldMap(name, 0.5, 0.0)
+    per_layer = {"tanh": 0.5, "gelu": 0.125, "relu": 0.25}[name]
+    for q in (1e-18, 1e-30, 1e-100):
+        assert float(ordered.variance(q)) / q == pytest.approx(per_layer, rel=1e-6)

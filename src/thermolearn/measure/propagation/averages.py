@@ -18,7 +18,7 @@ BENDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 # Ends of panels in units of the conditional standard deviation.
 STANDARD = (1.25, 2.5, 5.0, REACH)
 # Variance that stands for 0: the slope at a kink is not the average of the slopes beside it.
-TINY = 1e-20
+TINY = 1e-200
 
 
 class Moments(NamedTuple):

@@ -194,7 +194,7 @@ def _pass(step: Step, inputs: list[_Signal]) -> _Signal:
 def _activated(f: Activation, s: _Signal) -> _Signal:
     if np.isnan(s.square).any():
         return s
-    logs = np.log(np.maximum(s.square, TINY))
+    logs = np.log(np.maximum(s.square, max(1e-20 * float(s.square.max()), TINY)))
     square = _interpolated(lambda u: moments(f, math.exp(u)).square, logs)
     q = float(s.square.mean())
     one = moments(f, q).square
