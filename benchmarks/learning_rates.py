@@ -311,7 +311,9 @@ def markdown(fifteen: list[Outcome], others: list[Outcome], seeds: int) -> str:
             "Written by `benchmarks/learning_rates.py`, whose head says what is compared. "
             f"{seeds} training seeds; gap is the final training loss at the recommended rate minus "
             "that of the best of twelve rates (nat), or divided by it (x, regression), mean and "
-            f"standard error over the seeds. **{hits} of {len(fifteen)}** are within "
+            "standard error over the seeds. The columns of rates are geometric means over the "
+            "seeds, those of losses means; every seed's own values are in "
+            f"`benchmarks/results/learning_rates.json`. **{hits} of {len(fifteen)}** are within "
             f"{NATS} nat or {RATIO - 1:.0%}; the dearest search took {cost:.2f} of its grid's "
             f"steps ({strict:.2f} of a grid that stops what is not finite).",
             "",

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from thermolearn.cli_watch import Tail, clean, render, sparkline, watch
+from thermolearn.cli_watch import Growing, Tail, clean, render, sparkline, watch
 from thermolearn.core.errors import DataError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.layers import Layers
@@ -115,6 +115,9 @@ def test_the_sparkline():
     assert sparkline([0.0, 7.0]) == "\u2581\u2588"
     assert sparkline([0.0, float("nan"), 1.0]) == "\u2581\u00b7\u2588"
     assert sparkline([float("inf")] * 3) == "\u00b7" * 3
+    assert sparkline([1e308, -1e308, 1e308]) == "\u2588\u2581\u2588"
+    assert sparkline([1e308] * 200, width=2) == "\u2581\u2581"
+    assert sparkline([0.0, 5e-324]) == "\u2581\u2588"
     long = sparkline(range(1000), width=8)
     assert long == "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
@@ -168,6 +171,72 @@ def test_errors_are_one_line(tmp_path, rows, name, says):
     result = CliRunner().invoke(app, [str(tmp_path / name), "--once"])
     assert result.exit_code == 2 and says in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_block_that_cannot_be_drawn_leaves_the_others_alone(rows, monkeypatch):
+    strange = json.loads(json.dumps(rows))
+    for row in strange:
+        if row.get("quantity") == "layers":
+            for value in row["values"].values():
+                value.update(value=[[1.0, 2.0], [3.0, 4.0]], stderr=[[0, 0], [0, 0]])
+        if row["kind"] == "losses":
+            row["value"][:2] = [1e308, -1e308]
+    text = shown(strange)
+    assert "Sequential" in text and "minibatch loss" in text and "reference_loss" in text
+
+    def broken(run):
+        raise ZeroDivisionError("none of yours")
+
+    monkeypatch.setattr("thermolearn.report.cards.all_cards", broken)
+    text = shown(rows)
+    assert "(cannot be shown: cards: ZeroDivisionError: none of yours)" in text
+    assert "reference_loss" in text
+
+
+def test_rows_that_come_later_are_joined_to_those_before(rows):
+    from thermolearn.report.reader import view
+
+    more = [
+        {**r, "step": [s + 20 for s in r["step"]] if r["kind"] == "losses" else r["step"] + 25}
+        for r in rows
+        if r["kind"] in ("losses", "snapshot")
+    ]
+    other = {"kind": "summary", "quantity": "q", "values": {"z": Estimate(2.0).to_dict()}}
+    remarks = [{"kind": "flag", "step": 7, "text": "a"},
+               {"kind": "not_applicable", "quantity": "q", "reason": "b"}]  # fmt: skip
+    every = [*rows, *more, other, *remarks, rows[3]]
+    growing, grown = Growing(), []
+    for k in range(len(every) + 1):  # the last one repeats a step
+        grown += every[len(grown) : k]
+        run, whole = growing.view(grown), view(every[:k])
+        for name in ("header", "not_applicable", "flags", "cost", "unchanged", "missing"):
+            assert getattr(run, name) == getattr(whole, name), name
+        assert repr(run.losses) == repr(whole.losses) and repr(run.samples) == repr(whole.samples)
+        assert repr(run.snapshots) == repr(whole.snapshots)
+        assert repr(run.summaries) == repr(whole.summaries) and run.restates == whole.restates
+    assert repr(growing.view(rows)) == repr(view(rows))  # another list
+
+
+def test_only_new_rows_are_read_again(rows, monkeypatch):
+    import thermolearn.report.reader as reader
+
+    read, view = [], reader.view
+    monkeypatch.setattr(reader, "view", lambda rows: (read.append(len(rows)), view(rows))[1])
+    growing, grown = Growing(), list(rows)
+    growing.view(grown)
+    grown += [{**r, "step": 99} for r in rows if r["kind"] == "snapshot"][:1]
+    growing.view(grown)
+    assert read == [len(rows), 1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_ordinary_file_is_refused(tmp_path, kind):
+    path = "/dev/zero"
+    if kind == "pipe":
+        path = str(tmp_path / "pipe")
+        os.mkfifo(path)
+    result = CliRunner().invoke(app, [path, "--once"])
+    assert result.exit_code == 2 and "no ordinary file" in result.output
 
 
 def read_until(master, wanted, seconds=30):

@@ -128,15 +128,16 @@ def measure(
         import torch
 
         from thermolearn.data import load
+        from thermolearn.measure.sinks.parse import parse_sink
+
+        sinks = [parse_sink(text) for text in sink or []]
 
         torch.set_num_threads(threads)
         dataset = load(data, target, task, test_fraction, seed, standardize)
         _print_dataset(dataset)
         network = _make_model(model, dataset, seed, activation, weights)
-        from thermolearn.measure.sinks.parse import parse_sink
         from thermolearn.train import train
 
-        sinks = [parse_sink(text) for text in sink or []]
         settings: dict[str, Any] = {
             "loss": loss,
             "optimizer": optimizer,
@@ -149,6 +150,10 @@ def measure(
         }
         info: dict[str, Any] = {"model": model}
         if recommend_lr:
+            if not settings["epochs"]:
+                raise ValueError("--recommend-lr needs a training: give --epochs above 0")
+            if lr is not None:
+                typer.echo(f"the search of the learning rate starts at --lr {lr:g}")
             info |= _recommend(network, dataset, settings)
         run = train(
             network,
@@ -245,7 +250,8 @@ def _finish(run: TrainingRun, report: Path, json: Path) -> None:
     from thermolearn.measure.run_log import table
 
     ended = " (ended by Ctrl-C)" if run.interrupted else ""
-    typer.echo(f"trained: {run.steps} steps in {run.seconds:.1f} s{ended}; evaluating snapshots")
+    typer.echo(f"trained: {run.steps} steps in {run.seconds:.1f} s{ended}")
+    typer.echo("evaluating snapshots (Ctrl-C ends it, and what is finished is reported)")
     from thermolearn.report import write_report
 
     flags = []

@@ -90,7 +90,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             typer.echo("error: interrupted", err=True)
             raise typer.Exit(130) from None
-        if isinstance(error, ValueError | TypeError | OSError):
+        if isinstance(error, ValueError | TypeError | OSError | ImportError):
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(2) from None
         typer.echo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import time
 import unicodedata
 from pathlib import Path
@@ -17,7 +18,7 @@ from thermolearn.cli_common import one_line_errors
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from thermolearn.report.reader import Run
+    from thermolearn.report.reader import Run, Series
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 LOST = "\u00b7"  # a stretch of losses that are not finite
@@ -25,6 +26,7 @@ MARKS = {"good": ("+", "green"), "warn": ("!", "yellow"), "bad": ("x", "red"), "
 WIDTH = 60  # of the sparkline
 TRACE = 512  # bytes by which a file that was rewritten is recognized
 SHOWN = 6  # remarks, the newest
+IDLE = 3  # times as long as a look at the file took, at least, before the next one
 LONGEST = 100  # characters of a text from outside
 
 
@@ -68,23 +70,26 @@ def _follow(tail: Tail, console: Console, interval: float) -> None:
         f"waiting for {clean(str(tail.path))}: rows come with probe.flush() or probe.report(), "
         "and during training with budget="
     )
+    growing = Growing()
     with Live(waiting, console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         live.refresh()
         while True:
+            start = time.monotonic()
             if tail.poll():
-                live.update(render(tail.rows), refresh=True)
-            time.sleep(interval)
+                live.update(_screen(growing.view(tail.rows)), refresh=True)
+            time.sleep(max(interval, IDLE * (time.monotonic() - start)))
 
 
 class Tail:
     """The rows of a file that grows, or is replaced by another of the same name.
 
     A half-written last line waits for its end; other lines that cannot be read are left out.
+    `rows` is another list after the file was replaced.
 
     Raises
     ------
     DataError
-        From `poll`: lines, and none of them is a row.
+        From `poll`: lines, and none of them is a row; or a pipe or device, which has no end.
     """
 
     def __init__(self, path: Path):
@@ -97,19 +102,23 @@ class Tail:
     def poll(self) -> bool:
         """Read what is new; whether there was anything (an empty file counts the first time)."""
         try:
+            if not stat.S_ISREG(self.path.stat().st_mode):  # opening a pipe would wait for a writer
+                from thermolearn.core.errors import DataError
+
+                raise DataError(f"{self.path} is no ordinary file; give a run.jsonl on a disk")
             with self.path.open("rb") as file:
-                stat = os.fstat(file.fileno())
+                now = os.fstat(file.fileno())
                 which, read = self._seen
                 # a file that is rewritten may get the number of the one it replaced
                 file.seek(max(0, read - len(self._end)))
-                same = stat.st_ino == which and file.read(len(self._end)) == self._end
-                if same and stat.st_size == read:
+                same = now.st_ino == which and file.read(len(self._end)) == self._end
+                if same and now.st_size == read:
                     return False
                 if not same:
                     file.seek(0)
                     self.rows, self._half, self._end = [], b"", b""
                 new = file.read()
-                self._seen = (stat.st_ino, file.tell())
+                self._seen = (now.st_ino, file.tell())
                 self._end = (self._end + new)[-TRACE:]
         except FileNotFoundError:
             return False
@@ -152,6 +161,9 @@ def sparkline(values: Any, width: int = WIDTH) -> str:
     values = np.asarray(values, dtype=float)
     if not len(values):
         return ""
+    with np.errstate(all="ignore"):  # sums and differences of huge numbers stay finite
+        peak = np.max(np.abs(values), initial=0.0, where=np.isfinite(values))
+        values = values / peak if peak > 0 else values
     means = [_mean(part) for part in np.array_split(values, min(width, len(values)))]
     finite = [m for m in means if math.isfinite(m)]
     low, span = (min(finite), max(finite) - min(finite)) if finite else (0.0, 0.0)
@@ -166,14 +178,83 @@ def _mean(part: Any) -> float:
     return float(part.mean()) if len(part) else math.nan
 
 
+class Growing:
+    """The view of rows that become more; only the new ones are read."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] | None = None
+        self._seen = 0
+        self._run: Run | None = None
+
+    def view(self, rows: list[dict[str, Any]]) -> Run:
+        """Of all rows; another list is another run."""
+        from thermolearn.report.reader import view
+
+        known = self._run if rows is self._rows else None
+        later = view(rows[self._seen :]) if known is not None else None
+        if known is None or later is None or not _follows(known, later):
+            self._run = view(rows)
+        else:
+            self._run = _joined(known, later)
+        self._rows, self._seen = rows, len(rows)
+        return self._run
+
+
+def _follows(run: Run, later: Run) -> bool:
+    """Whether nothing in the later rows is about steps that were there before."""
+    if later.header:
+        return False
+    if len(run.losses) and len(later.losses) and later.losses.step[0] <= run.losses.step[-1]:
+        return False
+    both = run.snapshots.keys() & later.snapshots.keys()
+    return all(later.snapshots[q][0].step > run.snapshots[q][-1].step for q in both)
+
+
+def _joined(run: Run, later: Run) -> Run:
+    """`view` of the rows of both."""
+    from dataclasses import replace
+
+    samples = [s for s in (run.samples, later.samples) if not math.isnan(s)]
+    names = [*run.snapshots, *(q for q in later.snapshots if q not in run.snapshots)]
+    return replace(
+        run,
+        losses=_end_to_end(run.losses, later.losses),
+        samples=sum(samples) if samples else math.nan,
+        snapshots={q: run.snapshots.get(q, []) + later.snapshots.get(q, []) for q in names},
+        summaries={**run.summaries, **later.summaries},
+        not_applicable=list({**dict(run.not_applicable), **dict(later.not_applicable)}.items()),
+        flags=run.flags + later.flags,
+        cost=run.cost if later.cost is None else later.cost,
+        unchanged=run.unchanged if later.unchanged is None else later.unchanged,
+        restates=later.restates if "restates" in later.summaries else run.restates,
+        missing=[text for text in run.missing if text in later.missing],
+    )
+
+
+def _end_to_end(a: Series, b: Series) -> Series:
+    import numpy as np
+
+    columns = ("step", "value", "stderr")
+    return type(a)(*(np.concatenate([getattr(a, c), getattr(b, c)]) for c in columns))
+
+
 def render(rows: list[dict[str, Any]]) -> RenderableType:
     """The whole screen, from rows in any state of completeness."""
+    return _screen(Growing().view(rows))
+
+
+def _screen(run: Run) -> RenderableType:
+    """One block below the other; one that cannot be drawn leaves the others alone."""
     from rich.console import Group
+    from rich.text import Text
 
-    from thermolearn.report.reader import view
-
-    run = view(rows)
-    parts = [_title(run), _losses(run), _cards(run), _remarks(run), _values(run)]
+    parts: list[RenderableType | None] = []
+    for draw in (_title, _losses, _cards, _remarks, _values):
+        try:
+            parts.append(draw(run))
+        except Exception as error:
+            what = clean(f"{draw.__name__[1:]}: {type(error).__name__}: {error}")
+            parts.append(Text(f"(cannot be shown: {what})", style="yellow"))
     return Group(*(part for part in parts if part is not None))
 
 

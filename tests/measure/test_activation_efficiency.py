@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from thermolearn.core.activation import ACTIVATIONS
 from thermolearn.core.errors import ConvergenceError
@@ -75,12 +76,41 @@ def test_arrays_of_scales():
         *((name, "I") for name in ("linear", "relu", "leaky_relu", "elu", "gelu")),
         *((name, "I") for name in ("silu", "softplus")),
         *((name, "II") for name in ("tanh", "sigmoid", "erf", "hardtanh", nn.Tanh())),
+        *((f, "II") for f in (F.softsign, torch.atan, torch.sin, torch.cos, F.hardsigmoid)),
+        (lambda z: z.clamp(-50, 50), "II"),  # bounded, but far
+        *((f, "I") for f in (F.hardswish, nn.Hardswish(), nn.Threshold(0.1, 20.0))),
+        (torch.asinh, "neither"),
         (torch.square, "neither"),
         (lambda z: torch.sign(z) * torch.log1p(z.abs()), "neither"),
     ],
 )  # fmt: skip
 def test_classes(phi, expected):
     assert engine_class(phi) == expected
+
+
+@pytest.mark.parametrize(
+    "phi",
+    [
+        F.hardtanh, F.relu6, F.hardswish, F.hardsigmoid, F.softshrink, F.hardshrink,
+        nn.Hardtanh(-0.7, 2.0), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softshrink(0.8),
+        nn.Hardshrink(0.8), nn.Threshold(0.5, -2.0),
+    ],
+)  # fmt: skip
+def test_torchs_piecewise_functions_bring_their_kinks(phi):
+    g = np.random.default_rng(1).normal(size=200_000)
+    for s in (0.5, 2.0, 10.0):
+        eta = activation_efficiency(phi, s)
+        sample = phi(torch.from_numpy(s * g)).numpy() ** 2 / s**2
+        assert abs(sample.mean() - float(eta)) < 4 * sample.std() / len(g) ** 0.5
+        assert eta.stderr <= 1e-6 * float(eta)
+
+
+def test_slope_between_scales_of_ones_own():
+    """softsign: E f^2 = 1 - O(ln s/s), so that the slope still falls at s = 1000."""
+    near, far = (float(efficiency_slope(F.softsign, s)) for s in ((100, 1000), (1e4, 1e5)))
+    assert near > -1.98 and far == pytest.approx(-2, abs=1e-3)
+    with pytest.raises(ValueError, match="two different"):
+        efficiency_slope("tanh", (10.0, 10.0))
 
 
 def test_slope_of_saturation():

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 from networks import Residual, numbers
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
@@ -214,6 +216,11 @@ def test_small_models_are_exact():
     assert math.isclose(e.item(), float((x.T @ x).trace()) / len(x), rel_tol=1e-12)
 
 
+def student(probes):
+    """Factor by which the error from so few probes is widened: two of it hold 95%."""
+    return stats.t.ppf(stats.norm.cdf(2), probes - 1) / 2
+
+
 def test_trace_is_unbiased_and_its_error_is_right():
     """Forty seeds of 20 products; the spread of held-out estimates alone would be caught."""
     model, x, y = seeded(mlp), numbers(60, 8), torch.arange(60) % 4
@@ -225,10 +232,68 @@ def test_trace_is_unbiased_and_its_error_is_right():
     for k, value in enumerate(truth):
         rows = [total if k == 0 else list(layers.values())[k - 1] for total, layers in found]
         values = np.array([e.value for e in rows])
-        said = math.sqrt(np.mean([e.stderr**2 for e in rows]))
+        jackknife = [e.stderr / student(10) for e in rows]
+        said = math.sqrt(np.mean(np.square(jackknife)))
         assert abs(values.mean() - value) < 4 * values.std() / math.sqrt(40)
         assert 0.75 < said / values.std() < 1.6
     assert np.std([t.value for t, _ in found]) > 0  # not the exact branch
+
+
+@pytest.mark.parametrize("products", [4, 8, 12, 20])
+def test_two_errors_hold_95_percent_also_with_few_products(products):
+    """The jackknife alone: 86% at 8 products, 90% at 12."""
+    model, x, y = seeded(mlp), numbers(60, 8), torch.arange(60) % 4
+    exact, seeds = full_hessian(model, F.cross_entropy, x, y), 100
+    truth = np.array([float(exact.trace()), *layer_slices(model, exact).values()])
+    with private_window(model, F.cross_entropy, (x, y), torch.float64) as window:
+        task = window_hessian(window)
+        found = [trace.estimate_traces(task, products, seed) for seed in range(seeds)]
+    inside = [
+        [abs(e.value - t) < 2 * e.stderr for e, t in zip([a, *b.values()], truth, strict=True)]
+        for a, b in found
+    ]
+    assert (np.mean(inside, 0) > 0.9545 - 2 * math.sqrt(0.9545 * 0.0455 / seeds)).all()
+
+
+def naive_xtrace(matrix, probes):
+    """Held-out estimates by a new basis for every probe, and the jackknife over probes."""
+
+    def mean(kept):
+        found = []
+        for i in kept:
+            q = torch.linalg.qr(matrix @ probes[[j for j in kept if j != i]].T)[0]
+            rest = probes[i] - q @ (q.T @ probes[i])
+            found.append(float((q.T @ matrix @ q).trace() + rest @ matrix @ rest))
+        return np.mean(found)
+
+    n = len(probes)
+    fixed = [mean([i for i in range(n) if i != j]) for j in range(n)]
+    return mean(range(n)), math.sqrt((n - 1) * np.var(fixed))
+
+
+def test_the_left_out_directions_are_those_of_a_new_basis():
+    model, x, y = seeded(mlp), numbers(60, 8), torch.arange(60) % 4
+    exact = full_hessian(model, F.cross_entropy, x, y)
+    with private_window(model, F.cross_entropy, (x, y), torch.float64) as window:
+        task = window_hessian(window)
+        found = trace.estimate_traces(task, 16, 0)[0]
+        value, error = naive_xtrace(0.5 * (exact + exact.T), hessian.rademacher(task, 8, 0))
+    assert math.isclose(found.value, value, rel_tol=1e-10)
+    assert math.isclose(found.stderr, student(8) * error, rel_tol=1e-8)
+
+
+def test_many_products_are_taken_in_blocks():
+    """No tensor of (probes, probes, probes, probes) numbers: 300 products in a second or so."""
+    model, x, y = seeded(lambda: nn.Linear(400, 1)), numbers(500, 400), numbers(500, 1)
+    exact = 2 * (1 + float((x * x).sum() / len(x)))
+    with private_window(model, nn.MSELoss(), (x, y), torch.float64) as window:
+        task, found = window_hessian(window), []
+        begin = time.process_time()
+        for seed in range(8):
+            found.append(trace.estimate_traces(task, 300, seed)[0])
+        assert time.process_time() - begin < 8 * 5
+    z = np.array([(e.value - exact) / e.stderr for e in found])
+    assert abs(z).max() < 4 and z.std() > 0.3
 
 
 def test_xtrace_beats_hutchinson_at_equal_products():
@@ -328,6 +393,35 @@ def test_float32_agrees_within_its_precision():
     a = top_eigenvalues(model, F.cross_entropy, (x, y), 2)
     b = top_eigenvalues(model, F.cross_entropy, (x, y), 2, dtype=torch.float32)
     np.testing.assert_allclose(a.largest.value, b.largest.value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 40])
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_a_hessian_of_low_rank_has_its_zeros(samples, k):
+    """More parameters than 128 and an invariant subspace of samples + 1 dimensions."""
+    model = seeded(lambda: nn.Linear(200, 1))
+    x, y = numbers(samples, 200), numbers(samples, 1)
+    spectrum = torch.linalg.eigvalsh(full_hessian(model, nn.MSELoss(), x, y)).numpy()
+    e = top_eigenvalues(model, nn.MSELoss(), (x, y), k, tolerance=1e-8)
+    assert e.steps <= samples + 20 and e.largest.status == "ok"
+    for found, truth in ((e.largest, spectrum[::-1][:k]), (e.smallest, spectrum[:k])):
+        assert (np.abs(found.value - truth) <= found.stderr + 1e-12).all()
+
+
+def test_eigenvalues_of_a_multiple_low_rank():
+    """Four outputs share five samples: 20 eigenvalues of five sizes, and zeros."""
+    model = seeded(lambda: nn.Linear(60, 4))
+    x, y = numbers(5, 60), numbers(5, 4)
+    spectrum = torch.linalg.eigvalsh(full_hessian(model, nn.MSELoss(), x, y)).numpy()
+    e = top_eigenvalues(model, nn.MSELoss(), (x, y), 22)
+    np.testing.assert_allclose(e.largest.value, spectrum[::-1][:22], atol=1e-10)
+    np.testing.assert_allclose(e.smallest.value, spectrum[:22], atol=1e-10)
+
+
+def test_a_constant_loss_has_zero_eigenvalues():
+    data = numbers(9, 200), numbers(9, 1)
+    e = top_eigenvalues(seeded(lambda: nn.Linear(200, 1)), lambda o, t: o.mean(), data, 5)
+    assert (e.largest.value == 0).all() and (e.smallest.value == 0).all() and e.steps <= 3
 
 
 # -- density -------------------------------------------------------------------------------------
@@ -596,6 +690,12 @@ def test_a_model_without_second_derivatives_does_not_apply():
         hessian_trace(model, nn.MSELoss(), (numbers(6, 20), numbers(6, 10)))
 
 
+def test_sparse_gradients_are_named():
+    model = nn.Sequential(nn.Embedding(9, 8, sparse=True), nn.Linear(8, 20))
+    with pytest.raises(NotApplicableError, match="sparse=False"):
+        hessian_trace(model, F.cross_entropy, (torch.arange(9), torch.arange(9)))
+
+
 def test_mixed_precisions_are_measured_in_float64():
     model, data = seeded(mlp), (numbers(20, 8), torch.arange(20) % 4)
     for parameter in model.parameters():
@@ -642,6 +742,7 @@ def test_a_run_with_a_summary():
     total = np.array(row["tables"]["density"]["rows"])
     mass = np.trapezoid(total[:, 3], total[:, 0])
     assert math.isclose(mass, 1, abs_tol=0.02)
+    assert row["values"]["slice_rise"]["stderr"] > 0
 
 
 # -- a network on digits ---------------------------------------------------------------------------

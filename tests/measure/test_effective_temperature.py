@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from thermolearn.measure.noise import (
     effective_temperature,
     sgd_replicas,
 )
+from thermolearn.measure.noise.response import _steady
 
 
 def near(estimate, value, errors=4.0):
@@ -177,11 +180,21 @@ def test_replicas_take_the_optimizers_steps(settings):
         torch.testing.assert_close(theta, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_the_first_step_is_an_identity_on_any_trajectory(momentum):
-    """H(1)/chi(1) = lr <|update|^2>/(2 d), far from any stationary state."""
+@pytest.mark.parametrize(
+    ("settings", "gain"),
+    [
+        ({}, 1.0),
+        ({"momentum": 0.9}, 1.0),
+        ({"weight_decay": 0.5}, 1.0),
+        ({"momentum": 0.9, "weight_decay": 0.5}, 1.0),
+        ({"momentum": 0.9, "dampening": 0.4}, 0.6),
+        ({"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, 1.9),
+    ],
+)
+def test_the_first_step_is_an_identity_on_any_trajectory(settings, gain):
+    """H(1)/chi(1) = lr <|update|^2>/(2 d gain), chi(1) = lr gain, far from any stationary state."""
     model, loss, (x, y) = small_task()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **settings)
     dynamics = sgd_replicas(model, loss, (x, y), optimizer, batch_size=4, replicas=2)
     seen = []
 
@@ -195,8 +208,78 @@ def test_the_first_step_is_an_identity_on_any_trajectory(momentum):
     found = effective_temperature(watched, lag=5, origins=6, burn_in=3)
     first = torch.stack(seen[3::5])  # the first step after each origin
     d = first.shape[-1]
-    exact = 0.1 * float(first.square().sum(-1).mean()) / (2 * d)
+    exact = 0.1 * float(first.square().sum(-1).mean()) / (2 * d * gain)
     assert abs(found.t_fast.item() / exact - 1) < 1e-8
+    np.testing.assert_allclose(found.response.value[0], 0.1 * gain, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({"momentum": 0.8}, 1.8),
+        ({"momentum": 0.8, "dampening": 0.5}, 1.8),
+        ({"momentum": 0.8, "nesterov": True}, math.nan),
+    ],
+)
+def test_first_step_times_its_factor_is_the_virial_temperature(settings, factor):
+    """T = <theta . g>/d = (1 + m) H(1)/chi(1) of a settled run, dampened or not; not Nesterov's."""
+    x, y = numbers(60, 5), torch.arange(60) % 3
+    model, m, t = nn.Linear(5, 3).double(), settings["momentum"], settings.get("dampening", 0)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1, **settings)
+    data = (x, y)
+    made = sgd_replicas(model, nn.CrossEntropyLoss(), data, optimizer, batch_size=4, replicas=40)
+    generator, state, products = torch.Generator().manual_seed(5), made.start, []
+    for k in range(300):
+        after = made.step(state, made.draw(generator), 0.0)
+        if k >= 100:
+            (theta, v), now = state.unbind(1), after[:, 1]
+            products.append((theta * (now - m * v) / (1 - t)).mean(1))  # v <- m v + (1 - t) g
+        state = after
+    virial = torch.stack(products).mean(0)
+    value, error = float(virial.mean()), float(virial.std()) / math.sqrt(40)
+    found = effective_temperature(replace(made, start=state), lag=8, origins=10)
+    np.testing.assert_equal(found.virial_factor, factor)
+    if math.isnan(factor):
+        factor = 1.8  # plain momentum's factor would be seen to be wrong
+        assert abs(found.t_fast.item() * factor - value) > 8 * error
+        return
+    both = math.hypot(found.t_fast.stderr * factor, error)
+    assert abs(found.t_fast.item() * factor - value) < 4 * both and both < 0.06 * value
+
+
+def test_a_dynamics_that_is_its_own_position_has_no_momentum():
+    plain = Langevin(1.5, 0.1, 0.3).dynamics(8, 3)
+    assert effective_temperature(plain, lag=5, origins=2).virial_factor == 1.0
+    hidden = replace(plain, position=lambda state: state.clone())
+    assert math.isnan(effective_temperature(hidden, lag=5, origins=2).virial_factor)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(6)])
+def test_a_model_that_trains_in_another_mode_is_flagged(layer):
+    """Its replicas run in eval mode, without the noise of dropout."""
+    x, y = numbers(40, 6), torch.arange(40) % 3
+    model = nn.Sequential(nn.Linear(6, 6), layer, nn.Linear(6, 3)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = (x, y)
+    made = sgd_replicas(model, nn.CrossEntropyLoss(), data, optimizer, batch_size=4, replicas=4)
+    found = effective_temperature(made, lag=5, origins=2)
+    for t in (found.t_fast, found.t_slope, found.t_glob):
+        assert t.status == "eval mode" and type(layer).__name__ in t.note
+    assert "training mode" in found.statement
+
+
+def test_the_drift_that_would_have_been_seen_is_seen():
+    """A drift of the size that the sentence names is found in 19 of 20 runs."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        still = rng.normal(size=200)
+        said = _steady(still, 200, 1.0)[1]
+        visible = float(re.search(r"above ([0-9.e+]+)% of", said)[1]) / 100
+        moving = rng.normal(size=200) + np.linspace(0, visible, 200)
+        found.append(_steady(moving, 200, 1.0)[0] is False)
+    assert np.mean(found) > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 200)
 
 
 def test_first_step_and_virial_relation_agree_on_a_model():

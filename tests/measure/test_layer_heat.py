@@ -16,7 +16,7 @@ import thermolearn
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.copying import fingerprint
 from thermolearn.measure.temperature import Heat, draw_engines, layer_heat
-from thermolearn.measure.temperature.network_entropy import initial_entropy
+from thermolearn.measure.temperature.network_entropy import ENTROPY_CONVENTION, initial_entropy
 from thermolearn.measure.temperature.signals import signals
 
 
@@ -181,6 +181,39 @@ def test_law_is_told_from_the_values():
         assert e.scale_free[0] == pytest.approx(620 * per, rel=1e-6)
         raw = 620 * (math.log(0.4) if law == "uniform" else 1.4189385)
         assert abs(e.raw[0] - raw) < 4 * e.raw_stderr[0]
+
+
+def entropy_of(**tensors):
+    groups = {"layer": tensors}
+    return initial_entropy(groups, tensors, tensors)
+
+
+def test_small_tensors_do_not_tell_their_law():
+    """At 32 elements every fifth normal tensor looks uniform: the law is assumed, and said."""
+    generator = torch.Generator().manual_seed(0)
+    for n, said in ((32, "normal (assumed)"), (127, "normal (assumed)"), (128, "normal")):
+        found = [entropy_of(w=torch.randn(n, generator=generator)).laws[0] for _ in range(100)]
+        assert found.count(said) >= 99, n
+    wide = torch.rand(400, generator=generator) - 0.5
+    small = torch.randn(20, generator=generator)
+    assert entropy_of(w=wide, b=small).laws == ["uniform"]  # follows the weight
+    groups = {"a": {"w": wide}, "b": {"v": small}}
+    found = initial_entropy(groups, {"w": wide, "v": small}, ["w", "v"])
+    assert found.laws == ["uniform", "uniform (assumed)"]
+    assert "no other is compared" in ENTROPY_CONVENTION
+
+
+def test_a_deterministic_start_is_no_draw():
+    eye, gates = torch.eye(12), torch.cat([torch.ones(8), torch.zeros(24)])
+    sparse = torch.zeros(400)
+    sparse[::5] = torch.randn(80, generator=torch.Generator().manual_seed(1))
+    for tensor in (eye, torch.eye(300), gates, sparse, nn.init.dirac_(torch.empty(4, 4, 3))):
+        found = entropy_of(w=tensor)
+        assert found.counted[0] == 0 and found.scale_free[0] == 0 and found.laws == ["none"]
+        assert "few distinct values" in found.excluded[0]
+    rough = torch.randn(500, generator=torch.Generator().manual_seed(2)).bfloat16() * 0.02
+    assert entropy_of(w=rough).counted[0] == 500
+    assert entropy_of(w=torch.tensor([0.3, -0.1, 0.7])).counted[0] == 3
 
 
 def test_what_has_no_entropy_is_left_out_and_said():

@@ -17,6 +17,7 @@ from thermolearn.measure.learning import (
     boundary_losses,
     class_axis,
     correct_fractions,
+    counted_targets,
     loss_estimate,
     sample_losses,
 )
@@ -215,3 +216,111 @@ def test_measure_puts_them_together():
     }  # fmt: skip
     expected = F.cross_entropy(model(x[:7]), y[:7]).item()
     assert math.isclose(values["validation_loss"].item(), expected, rel_tol=1e-12)
+
+
+def measured(loss_fn, outputs, targets, validation=None):
+    window = SimpleNamespace(
+        model=nn.Identity(),
+        outputs=outputs,
+        reference=(None, targets),
+        validation=validation,
+        loss_fn=loss_fn,
+        energy="cross-entropy",
+    )
+    return Learning().measure(window)
+
+
+def by_position(o, t):
+    return F.cross_entropy(o.flatten(0, 1), t.flatten())
+
+
+def next_token(o, t):
+    return F.cross_entropy(o[:, :-1].flatten(0, 1), t[:, 1:].flatten())
+
+
+def with_holes(n=30, length=6, classes=5, seed=2):
+    """Sequences that end at different places, one of them before it begins."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, classes, (n, length), generator=generator)
+    ends = torch.randint(2, length + 1, (n, 1), generator=generator)
+    ends[0] = 0
+    return numbers(n, length, classes), torch.where(torch.arange(length) < ends, y, -100)
+
+
+@pytest.mark.parametrize("loss_fn", [by_position, next_token], ids=["same", "next token"])
+def test_ignored_targets_do_not_count(loss_fn):
+    out, y = with_holes()
+    v = measured(loss_fn, out, y, validation=(out, y))
+    shift = loss_fn is next_token
+    # one list of the counted positions, and which sample they belong to
+    kept = [
+        (i, out[i, t], int(y[i, t + shift]))
+        for i in range(30)
+        for t in range(6 - shift)
+        if y[i, t + shift] != -100
+    ]
+    assert v["reference_loss"].item() == pytest.approx(loss_fn(out, y).item(), rel=1e-12)
+    right = [int(o.argmax()) == c for _, o, c in kept]
+    assert v["accuracy"].item() == pytest.approx(np.mean(right), rel=1e-12)
+    assert v["validation_accuracy"].to_dict() == v["accuracy"].to_dict()
+    parts = np.zeros(30)
+    for i, o, c in kept:
+        parts[i] += 0.5 * float((F.one_hot(torch.tensor(c), 5) - o.softmax(0)).square().sum())
+    samples = sorted({i for i, _, _ in kept})
+    assert samples == list(range(1, 30))
+    assert v["boundary_loss"].item() == pytest.approx(parts[samples].mean(), rel=1e-12)
+    assert v["reference_loss"].n_eff == v["accuracy"].n_eff == v["boundary_loss"].n_eff == 29
+    # the error of the ratio is that of leaving one sample out
+    cost = np.array([float(F.cross_entropy(o, torch.tensor(c))) for _, o, c in kept])
+    owner = np.array([i for i, _, _ in kept])
+    without = np.array([cost[owner != i].mean() for i in samples])
+    jackknife = math.sqrt(28 / 29 * ((without - without.mean()) ** 2).sum())
+    assert float(v["reference_loss"].stderr) == pytest.approx(jackknife, rel=0.1)
+
+
+def test_the_error_of_a_loss_with_ignored_targets_covers_the_truth():
+    """Over data drawn anew the loss scatters by its error bar."""
+    estimates = []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        out = torch.randn(40, 4, 3, generator=generator, dtype=torch.float64)
+        y = torch.randint(0, 3, (40, 4), generator=generator)
+        y[torch.rand(40, 4, generator=generator) < 0.5] = -100
+        estimates.append(loss_estimate(by_position, out, y))
+    scatter = np.std([e.item() for e in estimates], ddof=1)
+    bar = np.mean([float(e.stderr) for e in estimates])
+    assert abs(bar / scatter - 1) < 4 / math.sqrt(2 * 200)
+
+
+def test_what_is_ignored_is_tried_out():
+    out, y = with_holes()
+    assert torch.equal(counted_targets(by_position, out, y)[1], y != -100)
+    targets, counted = counted_targets(next_token, out, y)
+    assert torch.equal(counted[:, :-1], y[:, 1:] != -100) and not counted[:, -1].any()
+    assert torch.equal(targets[:, :-1], y[:, 1:])
+    # classes of single samples, with another index
+    o, c = numbers(12, 3), torch.arange(12) % 3
+    skips = nn.CrossEntropyLoss(ignore_index=2)
+    assert torch.equal(counted_targets(skips, o, c)[1], c != 2)
+    assert measured(skips, o, c)["accuracy"].n_eff == 8
+    assert counted_targets(nn.CrossEntropyLoss(), o, c)[1] is None
+    whole = counted_targets(next_token, out[1:], y[1:].clamp(min=0))[1]
+    assert whole[:, :-1].all() and not whole[:, -1].any()
+
+    def counts_all(o, t):  # -100 is a class like another to it
+        return F.cross_entropy(o.flatten(0, 1), t.flatten() % 5)
+
+    assert counted_targets(counts_all, out, y)[1] is None
+    with pytest.raises(NotApplicableError, match="run from -100"):
+        measured(counts_all, out, y)
+    with pytest.raises(NotApplicableError, match="ignores every target"):
+        measured(by_position, out, torch.full_like(y, -100))
+
+
+def test_the_accuracy_of_a_language_model_is_that_of_the_next_token():
+    y = torch.arange(24).reshape(4, 6) % 5
+    out = F.one_hot(y.roll(-1, 1), 5).double() * 3  # knows what comes next
+    assert measured(next_token, out, y)["accuracy"].item() == 1.0
+    copies = F.one_hot(y, 5).double() * 3
+    assert measured(next_token, copies, y)["accuracy"].item() == 0.0
+    assert measured(by_position, copies, y)["accuracy"].item() == 1.0

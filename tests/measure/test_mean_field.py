@@ -8,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from thermolearn.core.activation import resolve_activation
-from thermolearn.core.errors import ConvergenceError
+from thermolearn.core.errors import ConvergenceError, NotApplicableError
 from thermolearn.measure.propagation import MeanFieldMap, critical_line
-from thermolearn.measure.propagation.averages import moments, pair_moments
+from thermolearn.measure.propagation.averages import half_square_difference, moments, pair_moments
+from thermolearn.measure.propagation.graph import trace_steps
 
 CORRELATIONS = (-1.0, -0.99999, -0.5, 0.0, 0.3, 0.9, 0.999, 1 - 1e-8, 1.0)
 
@@ -181,6 +183,7 @@ def test_every_variance_of_critical_relu_is_marginal():
     assert m.q_star(3.7).status == "marginal" and float(m.q_star(3.7)) == 3.7
     assert (float(m.c_star()), m.phase()) == (1.0, "critical")
     assert math.isinf(float(m.xi_c())) and math.isinf(float(m.xi_q()))
+    assert str(m.xi_c()) == "inf"
 
 
 def test_without_biases_the_ordered_phase_ends_at_zero():
@@ -201,6 +204,88 @@ def test_the_distance_from_criticality_is_resolved():
         m = MeanFieldMap("tanh", 1.76095 * (1 + shift), 0.05)
         c = float(m.c_star())
         assert 0 < 1 - c < 10 * shift and float(m.correlation(c)) == pytest.approx(c, abs=1e-12)
+
+
+@pytest.mark.parametrize("shift", [1e-6, 1e-7, 1e-8, 1e-9])
+def test_just_beyond_criticality(shift):
+    """1 - c* = 2 (chi_1 - 1) / C''(1) and xi_c = 1 / (chi_1 - 1) to leading order."""
+    point = critical_line("tanh", sigma_b2=0.05)
+    m = MeanFieldMap("tanh", float(point.sigma_w2) * (1 + shift), 0.05)
+    excess, c = float(m.chi()) - 1, m.c_star()
+    assert 0 < excess < shift
+    assert (1 - float(c)) / excess == pytest.approx(6.1711, rel=3e-4)
+    xi_c = m.xi_c()
+    assert abs(float(xi_c) * excess - 1) < 4 * float(xi_c.stderr) * excess + 2 * shift + 1e-4
+    assert c.status == "ok"
+
+
+@pytest.mark.parametrize("distance", [0.5, 1e-2, 1e-5, 1e-9])
+@pytest.mark.parametrize("name", ["relu", "tanh", "hardtanh"])
+def test_the_distance_of_close_inputs(name, distance):
+    f = resolve_activation(name)
+    got = half_square_difference(f, 0.7, distance)
+    plain = moments(f, 0.7).square - pair_moments(f, 0.7, 1 - distance)[0]
+    assert got == pytest.approx(plain, abs=1e-15)
+    if distance < 1e-4:  # leading order: q E f'^2 d, with a kink of order d^(3/2)
+        leading = 0.7 * moments(f, 0.7).slope_square * distance
+        assert got == pytest.approx(leading, rel=2 * math.sqrt(distance))
+
+
+# -- activations without a slope that tells ----------------------------------------------------
+@pytest.mark.parametrize(
+    "jumps", [torch.sign, torch.round, nn.Hardshrink(), nn.Threshold(1.0, 3.0)]
+)
+def test_activations_that_jump_have_no_chi(jumps):
+    for call in (
+        lambda: critical_line(jumps, 1.0),
+        lambda: critical_line(jumps, sigma_b2=0.1),
+        lambda: MeanFieldMap(jumps, 1.0).chi(1.0),
+        lambda: MeanFieldMap(jumps, 1.0, 0.1).c_star(1.0),
+    ):
+        with pytest.raises(NotApplicableError, match="jumps at z"):
+            call()
+
+
+def test_the_correlation_of_signs_is_known_all_the_same():
+    c = MeanFieldMap(torch.sign, 1.0).correlation(0.5, 1.0)
+    assert float(c) == pytest.approx(2 / math.pi * math.asin(0.5), abs=1e-12)
+
+
+def test_steep_but_continuous_activations_are_not_refused():
+    for steep in (lambda z: torch.tanh(500 * z), nn.LeakyReLU(30.0), nn.Hardtanh(-0.01, 0.01)):
+        assert float(MeanFieldMap(steep, 1.0).chi(1.0)) > 0
+
+
+def test_kinks_that_are_not_known_are_refused():
+    def bent(z):
+        return z.clamp(-0.7, 0.7)
+
+    with pytest.raises(NotApplicableError, match=r"kinks = \(z_1"):
+        critical_line(bent, 0.5)
+    bent.kinks = (-0.7, 0.7)  # type: ignore[attr-defined]
+    exact = 1 / math.erf(0.7 / math.sqrt(2 * 0.5))
+    assert float(critical_line(bent, 0.5).sigma_w2) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, kinks",
+    [(lambda z: F.hardtanh(z, -0.3, 0.4), (-0.3, 0.4)), (lambda z: F.hardtanh(z), (-1.0, 1.0)),
+     (lambda z: F.hardtanh(z, max_val=2.0), (-1.0, 2.0)), (F.relu6, (0.0, 6.0)),
+     (F.hardswish, (-3.0, 3.0)), (F.mish, ())],
+)  # fmt: skip
+def test_the_kinks_of_functions_in_a_traced_model(call, kinks):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.b(call(self.a(x)))
+
+    (f,) = [s.activation for s in trace_steps(Net()) if s.activation is not None]
+    assert set(kinks) <= set(f.kinks)
+    chi = MeanFieldMap(f, 1.0).chi(1.0)
+    assert float(chi.stderr) < 1e-9 * float(chi)
 
 
 # -- a network ---------------------------------------------------------------------------------

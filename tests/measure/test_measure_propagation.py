@@ -119,6 +119,31 @@ def test_wide_networks_follow_the_theory_of_their_own_weights(name, w2, b2):
     assert "theory" in str(report)
 
 
+def test_samples_of_different_size_have_their_own_gains():
+    """Small samples see the steep part of tanh, large ones the flat one."""
+    model = made([200, 400, 400, 10], sigma_w2=1.5, sigma_b2=0.05)
+    x = numbers(64, 200, seed=1) * torch.logspace(-2, 2, 64)[:, None]
+    report = measure_propagation(model, x)
+    assert report.theory is not None
+    for k, layer in enumerate(report.names[:-1]):
+        assert report.gradient_gain.value[k] == pytest.approx(report.theory.gain[layer], rel=0.12)
+    assert any("differ in size" in note for note in report.notes)
+    alike = measure_propagation(model, numbers(64, 200, seed=1))
+    assert not any("differ in size" in note for note in alike.notes)
+
+
+def test_layer_normalization_takes_the_mean_away():
+    model = nn.Sequential(*[m for _ in range(4) for m in (nn.Linear(400, 400), nn.ReLU(),
+                                                          nn.LayerNorm(400))])  # fmt: skip
+    apply_init_(model)
+    report = measure_propagation(model, numbers(32, 400, seed=1))
+    assert report.theory is not None
+    for k, layer in enumerate(report.names):
+        assert report.correlation.value[k] == pytest.approx(
+            report.theory.correlation[layer], abs=0.03
+        )
+
+
 def test_the_comparison_can_fail():
     model = made([64, *[500] * 5, 10], sigma_w2=1.3, sigma_b2=0.05)
     wrong = MeanFieldMap("tanh", 1.6, 0.05)

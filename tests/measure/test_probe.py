@@ -19,6 +19,7 @@ from thermolearn.core.estimate import Estimate
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
 from thermolearn.measure.noise.gradient_noise import GradientNoise
+from thermolearn.measure.noise.virial_sides import sampled_step
 from thermolearn.measure.probe import Probe
 
 X = torch.randn(96, 5, generator=torch.Generator().manual_seed(0))
@@ -217,7 +218,10 @@ def test_declared_accumulators():
         probe.step(X[i], Y[i], loss)
     probe.flush()
     assert [s[0] for s in seen] == [0, 10, 20] and seen[0][1] == {}
-    for sampled, (_, sums, batch) in zip(([0, 8], [16]), seen[1:], strict=True):
+    steps = [sampled_step(k, 8) for k in range(3)]
+    windows = [[k for k in steps if k // 10 == w] for w in range(2)]
+    assert all(windows)
+    for sampled, (_, sums, batch) in zip(windows, seen[1:], strict=True):
         part = np.array([products[k] for k in sampled])
         assert math.isclose(sums["theta_dot_gradient"].item(), part.mean(), rel_tol=1e-5)
         sides = float(sums["theta_dot_gradient"]) - float(sums["half_rate_update_squared"])

@@ -101,6 +101,19 @@ def test_the_push_forward_number_may_be_negative_and_is_not_clipped():
     ).all()
 
 
+def test_a_small_variance_is_not_a_point():
+    """tanh at sigma_w2 = 0.5 halves the variance in every layer: finite for 600 of them."""
+    found = layer_relative_entropy("tanh", 0.5, 0.0, 1.0, 600)
+    value = np.asarray(found.value)
+    assert found.status == "ok" and np.isfinite(value).all()
+    assert value[600] - value[100] == pytest.approx(-250 * np.log(2), rel=1e-10)
+    q = np.exp(2 * value[80])
+    kl = np.asarray(layer_relative_entropy("tanh", 0.5, 0.0, 1.0, 80, "gaussian").value)
+    assert kl[80] == pytest.approx(0.5 * (1 / q - 1 + np.log(q)), rel=1e-10)
+    with pytest.warns(UserWarning, match="layer 66"):
+        layer_relative_entropy("tanh", 0.5, 0.0, 1.0, 700)
+
+
 def test_a_collapsed_layer_is_infinite_with_a_warning():
     with pytest.warns(UserWarning, match="infinite"):
         e = layer_relative_entropy("relu", 1e-60, 0.0, 1.0, 12, "gaussian")
@@ -115,7 +128,7 @@ def test_a_collapsed_layer_is_infinite_with_a_warning():
 def test_bad_numbers():
     good = {"activation": "tanh", "sigma_w2": 1.3, "sigma_b2": 0.05, "q0": 0.5, "depth": 3}
     for name, value in (
-        ("sigma_w2", -1.0), ("sigma_w2", 0.0), ("q0", 1e-20),
+        ("sigma_w2", -1.0), ("sigma_w2", 0.0), ("q0", 1e-210),
         ("sigma_b2", math.nan), ("q0", 0.0), ("q0", -1.0),
         ("depth", -1), ("depth", 2.5), ("c0", 1.0), ("c0", math.nan), ("kind", "kl"),
         ("activation", "tanhh"),

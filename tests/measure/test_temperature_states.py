@@ -306,6 +306,78 @@ def test_separable_classes_are_flagged():
         )
 
 
+@pytest.mark.parametrize("scale", [1e-14, 1e10, 1e14, 1e18, 1e200])
+@pytest.mark.parametrize("loss", sorted(TARGET))
+def test_the_unit_of_a_column_does_not_matter_to_the_minimum(loss, scale):
+    unit = np.ones(X.shape[1])
+    unit[2] = scale
+    one, other = final_energy(X, TARGET[loss], loss), final_energy(X * unit, TARGET[loss], loss)
+    assert float(other.energy) == pytest.approx(float(one.energy), rel=1e-9)
+    assert other.energy.status == "ok"
+    back = (other.weights.T * unit).T
+    tolerance = 1e-5 * np.abs(one.weights).max()  # mae: the programme's own tolerance
+    np.testing.assert_allclose(back, one.weights, atol=tolerance)
+
+
+def test_the_unit_of_a_column_is_no_linear_dependence():
+    unit = np.ones(X.shape[1])
+    unit[2] = 1e9
+    found = [
+        type2_temperature((X * u, TARGET["mse"]), (X * u, TARGET["mse"][::-1]), "mse")
+        for u in (1.0, unit)
+    ]
+    assert float(found[1].temperature) == pytest.approx(float(found[0].temperature), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("X", "loss", "y", "classes"),
+    [
+        (np.c_[X, np.ones(len(X))], "binary_cross_entropy", np.ones(len(X)), None),
+        (np.c_[X, np.ones(len(X))], "binary_cross_entropy", -np.ones(len(X)), None),
+        (np.c_[X, np.ones(len(X))], "cross_entropy", np.zeros(len(X), int), 2),
+        (np.c_[X, np.ones(len(X))], "cross_entropy", np.ones(len(X), int), 3),
+        (X[:1], "binary_cross_entropy", [1], None),
+        (X[:1], "cross_entropy", [2], 4),
+        (np.ones((5, 1)), "cross_entropy", [1] * 5, None),
+    ],
+)
+def test_labels_of_one_class_are_separable(X, loss, y, classes):
+    with pytest.warns(UserWarning, match=f"{len(X)} of {len(X)} samples"):
+        state = final_energy(X, y, loss, classes)
+    assert state.separable and float(state.energy) == 0
+    assert np.isnan(state.weights).all() and len(state.weights) == X.shape[1]
+
+
+def test_a_class_without_samples_has_no_minimizer_beside_a_bias():
+    """Its score goes to minus infinity; without a column of ones there is a minimum."""
+    with_bias = np.c_[X, np.ones(len(X))]
+    labels = np.arange(len(X)) % 3
+    present = final_energy(with_bias, labels, "cross_entropy")
+    assert present.energy.status == "ok"
+    with pytest.warns(UserWarning, match=f"0 of {len(X)} .* {len(X)} others from some classes"):
+        more = final_energy(with_bias, labels, "cross_entropy", classes=5)
+    assert more.separable and np.isnan(more.weights).all()
+    assert float(more.energy) == pytest.approx(float(present.energy), rel=1e-9)
+    assert final_energy(X, labels, "cross_entropy", classes=5).energy.status == "ok"
+    with pytest.warns(UserWarning), pytest.raises(NotApplicableError, match="class has no samples"):
+        type2_temperature(
+            (with_bias, labels), (with_bias, labels[::-1]), "cross_entropy", classes=5
+        )
+
+
+def test_one_class_apart_from_two_that_overlap():
+    """Pairs, not samples, are told apart: the far class costs nothing, the others what they do."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(60, 2))
+    labels = np.arange(60) // 20
+    Z[40:] += 20
+    Z = np.c_[Z, np.ones(60)]
+    with pytest.warns(UserWarning, match="20 of 60 .* 40 others"):
+        state = final_energy(Z, labels, "cross_entropy")
+    two = final_energy(Z[:40], 2 * labels[:40] - 1, "binary_cross_entropy")
+    assert float(state.energy) == pytest.approx(float(two.energy) * 2 / 3, rel=1e-9)
+
+
 def test_dependent_columns_do_not_matter_to_the_minimum():
     twice = np.concatenate([X, X[:, :3]], 1)
     for loss, y in TARGET.items():

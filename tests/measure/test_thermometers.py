@@ -102,7 +102,14 @@ def test_the_summary_says_that_they_agree(rows):
     assert [r[0] for r in table["rows"]][:2] == [
         "virial, from the gradient", "virial, from the updates",
     ]  # fmt: skip
-    assert any("agrees with the virial temperature" in n for n in summary["notes"])
+    updates, noise = summary["notes"][:2]
+    assert updates.startswith("Virial, from the updates agrees with the virial temperature")
+    assert float(updates.split("above ")[1].split("%")[0]) < 1  # what is common cancels
+    # 256 reference samples resolve no difference of 50%, and it is said
+    assert "cannot be told" in noise and 50 < float(noise.split("below ")[1].split("%")[0]) < 100
+    virial = by_key(thermometers(rows))["virial"]
+    assert float(virial.value.stderr) < 0.06 * float(virial.value)
+    assert virial.taken == "steps 2050 to 6000"
 
 
 def test_a_drifting_run_has_no_temperature():
@@ -133,8 +140,22 @@ def test_a_disagreement_is_seen():
     assert "differs from" in agreement(thermometers(rows))[0]
     rows = reading_rows(virial=Estimate(1.0, 0.01), virial_updates=Estimate(1.02, 0.01))
     assert "agrees with" in agreement(thermometers(rows))[0]
+    rows = reading_rows(virial=Estimate(1.0, 0.2), virial_updates=Estimate(1.02, 0.2))
+    (said,) = agreement(thermometers(rows))
+    assert "cannot be told" in said and "160% would not have been seen" in said
+    rows = reading_rows(virial=Estimate(1.0, 0.2), virial_updates=Estimate(9.0, 0.2))
+    assert "differs from" in agreement(thermometers(rows))[0]
     rows = reading_rows(virial=Estimate(1.0, 0.01), virial_updates=Estimate(1.0, math.nan))
     assert "without an error bar" in agreement(thermometers(rows))[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [("under-sampled", "too short to tell"), ("cycle", "without noise")]
+)
+def test_why_there_is_no_temperature_to_compare(status, words):
+    rows = reading_rows(virial=Estimate(1.0, 0.1, status=status))
+    assert words in agreement(thermometers(rows))[0]
+    assert thermometers(rows)[0].taken == "last part of the run"
 
 
 def test_kinds_are_not_compared():

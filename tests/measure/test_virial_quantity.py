@@ -12,6 +12,7 @@ import thermolearn
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.noise import Virial, VirialThermometer
+from thermolearn.measure.noise.virial_sides import sampled_step
 from thermolearn.measure.window import Run, Setting, Snapshot, Window
 
 
@@ -62,7 +63,7 @@ def summary(snapshots, name="SGD"):
 
 
 def wiggle(n, mean=2.0, size=1e-3):
-    return mean + size * np.sin(3.7 * np.arange(n))
+    return mean + size * np.random.default_rng(0).normal(size=n)
 
 
 def test_a_settled_run():
@@ -71,6 +72,7 @@ def test_a_settled_run():
     assert values["temperature"].status == "ok"
     assert abs(values["temperature"].item() - 0.02 / 4) < 4 * values["temperature"].stderr
     assert values["smallest_drift_seen"].item() < 0.05
+    assert values["first_step"].item() == 550
     assert "temperature_leading_order" not in values
 
 
@@ -101,6 +103,50 @@ def test_windows_before_a_change_of_the_rate_are_left_out():
     assert summary(snapshots)[0]["steps"].item() == 450
 
 
+def test_too_few_windows_give_no_verdict():
+    values, _ = summary(make_snapshots(wiggle(22)))  # 14 or 15 of them are kept
+    assert values["temperature"].status == values["drift"].status == "under-sampled"
+
+
+def test_a_drift_that_could_not_be_seen_is_not_called_one():
+    for seed in range(20):
+        norms = 2 + 0.3 * np.random.default_rng(seed).normal(size=61)
+        values, note = summary(make_snapshots(norms))
+        assert note.startswith("It cannot be told if the run drifts")
+        assert values["temperature"].status == "under-sampled"
+
+
+def test_windows_that_repeat_themselves_have_no_temperature():
+    values, note = summary(make_snapshots(2 + 1e-3 * np.cos(np.pi / 2 * np.arange(61))))
+    assert values["temperature"].status == "cycle" and "without noise" in note
+
+
+def test_the_number_of_updated_parameters_is_an_average():
+    snapshots = make_snapshots(wiggle(31))
+    for k, snapshot in enumerate(snapshots[1:]):
+        snapshot.accumulators["updated_parameters"] = Estimate(4.0 if k % 2 else 2.0)
+    values, _ = summary(snapshots)
+    ratio = values["theta_dot_gradient"].item() / values["temperature"].item()
+    assert ratio == pytest.approx(3.0)
+
+
+def test_half_precision_has_no_temperature():
+    snapshots = make_snapshots(wiggle(31))
+    for snapshot in snapshots:
+        snapshot.state = {k: v.bfloat16() for k, v in snapshot.state.items()}
+    values, note = summary(snapshots)
+    assert values["temperature"].status == "not applicable" and "rounding" in note
+
+
+def test_the_sides_differ_by_exactly_the_drift():
+    values, _ = summary(make_snapshots(wiggle(31)))
+    left, right, drift = (
+        values[k] for k in ("theta_dot_gradient", "half_rate_update_squared", "drift")
+    )
+    assert left.item() == pytest.approx(right.item() - drift.item(), rel=1e-12)
+    assert left.stderr == pytest.approx(math.hypot(right.stderr, drift.stderr))
+
+
 def test_other_optimizers_have_the_test_but_no_temperature():
     values, note = summary(make_snapshots(wiggle(31)), "AdamW")
     assert math.isnan(values["temperature"].item())
@@ -115,6 +161,16 @@ def test_several_learning_rates_fall_back_on_the_sampled_steps():
     gap = np.mean([float(s.accumulators["virial_gap"]) for s in snapshots[11:]])
     assert math.isclose(values["drift"].item(), -gap, rel_tol=1e-6)
     assert "no drift seen" in note.lower()
+
+
+def test_phi_at_the_snapshots_tells_with_several_learning_rates():
+    snapshots = make_snapshots(wiggle(31), one_rate=False)
+    for k, snapshot in enumerate(snapshots):
+        snapshot.accumulators["virial_phi"] = Estimate(3.0 + 0.2 * k)
+        snapshot.accumulators["virial_phi"] += 1e-3 * np.random.default_rng(k).normal()
+    values, note = summary(snapshots)
+    assert "drifts" in note and "grows" in note
+    assert values["drift"].item() == pytest.approx(0.2 / 50, rel=0.01)
 
 
 def test_bad_runs():
@@ -179,6 +235,68 @@ def test_the_probe_gives_what_the_thermometer_gives():
     assert error < 0.2 * t.item()
     assert not [r for r in rows if r["kind"] in ("flag", "not_applicable")]
     probe.close()
+
+
+def groups_of(parameters):
+    weight, bias = parameters
+    groups = [{"params": [weight]}, {"params": [bias], "lr": 0.2, "momentum": 0.5}]
+    return torch.optim.SGD(groups, lr=0.5, momentum=0.3, weight_decay=0.1)
+
+
+def test_two_learning_rates_have_the_exact_drift():
+    probe, thermometer = run_probe(groups_of)
+    values = summaries(finished(probe))
+    first = int(values["first_step"].item())
+    every_step = thermometer.result(discard=first)
+    assert values["steps"].item() == every_step.steps == 1200 - first
+    assert values["drift"].item() == pytest.approx(every_step.drift.item(), abs=1e-6)
+    assert "several" not in values["drift"].status
+    t = values["temperature"]
+    error = math.hypot(t.stderr, every_step.temperature.stderr)
+    assert abs(t.item() - every_step.temperature.item()) < 4 * error < 0.8 * t.item()
+    probe.close()
+
+
+def test_the_sampled_steps_do_not_follow_the_epoch():
+    spacing = 12
+    steps = [sampled_step(k, spacing) for k in range(4000)]
+    assert all(k * spacing <= s < (k + 1) * spacing for k, s in enumerate(steps))
+    for period in (2, 3, 4, 6, 8, 12):
+        counts = np.bincount(np.array(steps) % period, minlength=period)
+        assert ((counts - 4000 / period) ** 2 / (4000 / period)).sum() < 40
+    assert abs(np.corrcoef(np.diff(steps)[1:], np.diff(steps)[:-1])[0, 1] + 0.5) < 0.06
+
+
+def test_a_resumed_recorder_reads_the_same_steps():
+    def recorded(stop):
+        model = nn.Linear(4, 3)
+        nn.init.constant_(model.weight, 0.1)
+        nn.init.zeros_(model.bias)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = numbers(16, 4).float(), numbers(16, 3).float()
+        args = (model, nn.MSELoss(), optimizer, (x, y), 20)
+        probe, seen = thermolearn.Probe(*args, quantities=[Virial()]), []
+        for k in range(150):
+            if k == stop:
+                state = probe.state_dict()
+                probe.close()
+                probe = thermolearn.Probe(*args, quantities=[Virial()])
+                probe.load_state_dict(state)
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            before = len(probe._recorder.virial.counts)
+            optimizer.step()
+            if len(probe._recorder.virial.counts) != before:
+                seen.append(k)
+            probe.step(x, y, loss)
+        probe.close()
+        return seen
+
+    whole = recorded(-1)
+    assert len(whole) > 12
+    for stop in range(60, 76):
+        assert recorded(stop) == whole
 
 
 def test_adam_in_the_loop():

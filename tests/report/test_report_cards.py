@@ -15,9 +15,9 @@ Z95_OF_3 = 2.7131  # one-sided 99%/3, from tables
 
 
 def snapshots(quantity, values, names=None):
-    """A run with one snapshot of `quantity` per dict, ten steps apart."""
+    """A run with one snapshot of `quantity` per dict, a hundred steps apart."""
     rest = {"names": names} if names else {}
-    return view([header(), *(_row(10 * k, quantity, v, **rest) for k, v in enumerate(values))])
+    return view([header(), *(_row(100 * k, quantity, v, **rest) for k, v in enumerate(values))])
 
 
 def losses(values):
@@ -297,7 +297,7 @@ def propagation(mean, stderr=0.05, layers=20):
 
 def hardly_learning(*more):
     flat = [
-        _row(10 * k, "learning", {"reference_loss": est(v, 0.001)})
+        _row(100 * k, "learning", {"reference_loss": est(v, 0.001)})
         for k, v in enumerate((1.0, 0.999))
     ]
     return view([header(), *flat, *more])
@@ -340,3 +340,13 @@ def test_the_drift_of_the_parameters_is_said_beside_that_of_the_loss(drift, word
     assert card.status == "good"  # it decides nothing
     assert words in card.why
     assert ("parameters" in card.why) is bool(words)
+
+
+def test_a_run_of_a_few_steps_is_not_said_not_to_learn():
+    rows = [
+        _row(k, "learning", {"reference_loss": est(v, 0.01)}) for k, v in ((0, 1.0), (49, 0.999))
+    ]
+    card = cards.learning(view([header(), *rows]))
+    assert card.status == "unknown" and "49 steps only" in card.why
+    rows[1] = _row(50, "learning", {"reference_loss": est(0.999, 0.01)})
+    assert cards.learning(view([header(), *rows])).status == "warn"

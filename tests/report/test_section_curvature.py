@@ -47,12 +47,17 @@ def test_the_section_on_curvature(rows):
     section = curvature(run)
     assert section.key == "curvature" and not section.empty
     captions = [f.caption for f in section.figures]
-    assert captions[0] == "Sharpness and stability edge" and len(captions) == 4
+    assert captions[0] == "Sharpness and stability edge" and len(captions) == 5
+    assert captions[-1].startswith("Loss on the plane")
+    plane = section.figures[-1].svg
+    assert plane.count("<rect") == 121 and "direction 2" in plane
     assert all("<svg" in f.svg for f in section.figures)
     titles = [t.title for t in section.tables]
-    assert titles == ["Trace of the Hessian per layer", "Eigenvalues", "Layers", "Loss plane"]
+    assert titles == ["Trace of the Hessian per layer", "Eigenvalues", "Layers"]
     assert [r[0] for r in section.tables[0].rows] == ["0", "2", "4"]
     assert "Gaussian of width" in section.notes[0]
+    cells = {i.label: i.cells for g in section.groups for i in g.items}
+    assert "?" not in cells["Rise of the loss slice"][0]
     ratio = sharpness_ratio(run)
     assert ratio is not None and ratio.value > 0
 
@@ -64,6 +69,9 @@ def test_the_section_on_spectra(rows):
     assert [r[0] for r in table.rows] == ["0.weight", "2.weight", "4.weight"]
     assert table.rows[2][4] == "too small" and table.columns[3:5] == ["first", "last"]
     assert any("not about the quality" in n for n in section.notes)
+    cells = {i.label: i.cells for g in section.groups for i in g.items}
+    assert cells["Weights that look random"][0].endswith(" of 3")
+    assert cells["Weights with a power-law tail"] == ["0 of 3"]
 
 
 def test_every_recorded_name_has_a_term(rows):
@@ -85,4 +93,9 @@ def test_runs_without_these_rows_and_broken_ones():
          "tables": {"density": {"columns": ["eigenvalue", "last"], "rows": [[1], ["x", None]]}}},
     ]  # fmt: skip
     assert len(curvature(view(broken)).tables) == 1
+    for cells in ([[0.0, 1.0]], [[0.0, 1.0, None], [1.0, None, None]], [[None, 1, 2], [0, 1, 2]],
+                  [[0, "x", {}], [1, 1e308, -1e308]], [[0, 5, 5], [1, 5, 5]]):  # fmt: skip
+        broken[-1]["tables"] = {"loss_plane": {"columns": ["step", "0", "1"], "rows": cells}}
+        for figure in curvature(view(broken)).figures:
+            assert "nan" not in figure.svg and "inf" not in figure.svg
     assert spectra(view(broken)).figures == []

@@ -1,5 +1,7 @@
 """The section on the learning rate, from the rows of a real small run."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -46,6 +48,16 @@ def test_the_evidence_is_shown(rows):
     titles = [t.title for t in section.tables]
     assert titles == ["Learning rate", "Trials"]
     assert any("scheduler" in note for note in section.notes)
+
+
+def test_a_limit_is_said_to_be_one(rows):
+    for status, said in (("limit", True), ("ok", False)):
+        changed = copy.deepcopy(rows)
+        for row in changed:
+            if row.get("kind") == "summary" and row.get("quantity") == "learning_rate":
+                row["values"]["recommended_high"]["status"] = status
+        statement = learning_rate(view(changed)).statements[0]
+        assert ("the largest rate compared" in statement) == said
 
 
 def test_every_value_has_a_term(rows):

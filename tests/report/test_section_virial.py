@@ -1,5 +1,6 @@
 """The section on the virial relation, rendered from a real run."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from thermolearn import Probe
+from thermolearn import Estimate, Probe
 from thermolearn.measure.noise import GradientNoise, Virial
 from thermolearn.report import glossary
+from thermolearn.report.evidence import drift_in_words
 from thermolearn.report.reader import view
 from thermolearn.report.section_virial import virial
 from thermolearn.report.terms_virial import VIRIAL
@@ -44,8 +46,13 @@ def terms(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run():
-    return view(recorded(lr=0.5, weight_decay=0.1))
+def run_rows():
+    return recorded(lr=0.5, weight_decay=0.1)
+
+
+@pytest.fixture(scope="module")
+def run(run_rows):
+    return view(run_rows)
 
 
 def test_the_statement_stands_first(run):
@@ -72,6 +79,35 @@ def test_the_leading_order_is_near_the_temperature(run):
     values = run.summaries["virial"].values
     measured, leading = values["temperature_from_updates"], values["temperature_leading_order"]
     assert 0.5 < float(leading) / float(measured) < 1.5
+
+
+def test_an_unresolved_gradient_is_not_taken_for_a_minimum(run_rows):
+    rows = copy.deepcopy(run_rows)
+    for row in rows:
+        if row.get("quantity") == "gradient_noise" and row["kind"] == "snapshot":
+            row["values"]["noise_scale"]["status"] = "under-sampled"
+    said = virial(view(rows)).statements
+    assert any("under-sampled" in s for s in said)
+    assert not any("minimum" in s for s in said)
+
+
+@pytest.mark.parametrize(
+    ("drift", "words"),
+    [
+        (Estimate(0.3, 0.1, status="not stationary"), "grows over"),
+        (Estimate(-0.3, 0.1, status="not stationary"), "shrinks over"),
+        (Estimate(0.3, 0.1, status="under-sampled"), "It cannot be told"),
+        (Estimate(0.9, 0.1, status="under-sampled"), "It cannot be told"),
+        (Estimate(0.3, 0.1), "No drift"),
+        (Estimate(0.3, 0.1, status="cycle"), "No drift"),
+    ],
+)
+def test_the_drift_in_words(run, drift, words):
+    summary = run.summaries["virial"]
+    changed = dataclasses.replace(summary, values={**summary.values, "drift": drift})
+    said = drift_in_words(dataclasses.replace(run, summaries={"virial": changed}))
+    assert words in said
+    assert ("grows" in said or "shrinks" in said) is (drift.status == "not stationary")
 
 
 def test_adam_has_no_temperature():

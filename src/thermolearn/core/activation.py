@@ -45,11 +45,19 @@ MODULES: dict[type[nn.Module], str] = {
 }  # fmt: skip
 
 
+# Kinks away from 0 of torch's piecewise functions at their default arguments.
+FUNCTION_KINKS: tuple[tuple[Callable[..., Tensor], tuple[float, ...]], ...] = (
+    (F.hardtanh, (-1.0, 1.0)), (F.relu6, (0.0, 6.0)), (F.hardswish, (-3.0, 3.0)),
+    (F.hardsigmoid, (-3.0, 3.0)), (F.hardshrink, (-0.5, 0.5)), (F.softshrink, (-0.5, 0.5)),
+)  # fmt: skip
+
+
 def resolve_activation(activation: str | Callable[[Tensor], Tensor] | Activation) -> Activation:
     """An activation given by name (`ACTIVATIONS`), as a module or as an element-wise callable.
 
     A callable may carry an attribute ``kinks``, a tuple of the points where it or its slope is
-    not smooth; 0 is always treated as one. A module (``nn.LeakyReLU(0.2)``) is used as it is, in
+    not smooth; 0 is always treated as one, and those of torch's own functions and modules are
+    known. A module (``nn.LeakyReLU(0.2)``) is used as it is, in
     the precision and on the device of what it is applied to, if it has no parameters.
 
     Raises
@@ -77,13 +85,20 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | Activation
     if isinstance(activation, nn.Module):
         return Activation(type(activation).__name__, activation, _kinks_of(activation))
     name = getattr(activation, "__name__", type(activation).__name__)
-    kinks = tuple(float(k) for k in getattr(activation, "kinks", ()))
+    known = next((kinks for f, kinks in FUNCTION_KINKS if f is activation), ())
+    kinks = tuple(float(k) for k in getattr(activation, "kinks", known))
     return Activation(name, activation, kinks)
 
 
 def _kinks_of(module: nn.Module) -> tuple[float, ...]:
     if isinstance(module, nn.Hardtanh):
         return (float(module.min_val), float(module.max_val))
+    if isinstance(module, nn.Hardswish | nn.Hardsigmoid):
+        return (-3.0, 3.0)
+    if isinstance(module, nn.Hardshrink | nn.Softshrink):
+        return (-float(module.lambd), float(module.lambd))
+    if isinstance(module, nn.Threshold):
+        return (float(module.threshold),)
     known = MODULES.get(type(module))
     given = ACTIVATIONS[known][1] if known else getattr(module, "kinks", ())
     return tuple(float(k) for k in given)
@@ -111,3 +126,11 @@ def value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
             )
         (slope,) = torch.autograd.grad(f.sum(), z)
     return f.detach(), slope
+
+
+class Elementwise(nn.Module):
+    """An activation of one's own that is applied element by element.
+
+    Models that hold such a module are traced without looking inside it, so that its ``forward``
+    may check its argument or branch on it; a tuple ``kinks`` names where it is not smooth.
+    """

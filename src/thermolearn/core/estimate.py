@@ -165,9 +165,12 @@ def _from_json(x: Any) -> Value:
 
 
 def format_with_error(value: float, stderr: float) -> str:
-    """``0.05213(97)``: the error in units of the last digits shown, two digits of error."""
+    """``0.05213(97)``: the error in units of the last digits shown, two digits of error.
+
+    A value that is not finite is "nan", "inf" or "-inf".
+    """
     if not math.isfinite(value):
-        return "nan"
+        return f"{value:g}"
     if not math.isfinite(stderr):
         return f"{value:.6g}(?)"
     if stderr <= 0 or stderr < 1e-12 * abs(value):

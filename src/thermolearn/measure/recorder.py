@@ -18,7 +18,7 @@ from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import mean_estimate
 from thermolearn.measure.checkpoint import decode_snapshot, encode_snapshot
 from thermolearn.measure.clock import Clock
-from thermolearn.measure.noise.virial_sides import VirialSides
+from thermolearn.measure.noise.virial_sides import VirialSides, sampled_step
 from thermolearn.measure.packing import Packed, Packer
 from thermolearn.measure.reference import Collector
 from thermolearn.measure.window import Snapshot
@@ -26,7 +26,7 @@ from thermolearn.measure.window import Snapshot
 Entry = tuple[int, Any, float]  # step, loss, samples
 # What a quantity may declare in ``accumulators``; the minibatch loss is always there.
 ACCUMULATORS = ("virial",)
-VIRIAL_SPACING = 8  # steps between those on which the sides of the virial relation are read
+VIRIAL_SPACING = 8  # steps in the blocks, in one of which each the virial relation is read
 PLAIN_SETTINGS = (bool, int, float, str, type(None))
 PLAIN_STATE = (
     "steps", "seen", "next_due", "written", "was_finite", "reason", "started", "n_snapshots",
@@ -65,6 +65,7 @@ class Recorder:
         self.may_snapshot = may_snapshot
         self.virial = VirialSides(optimizer) if "virial" in accumulators else None
         self.virial_spacing = max(VIRIAL_SPACING, every // 4)
+        self._virial_at = sampled_step(0, self.virial_spacing)
         self.steps = 0
         self.seen = 0  # steps done when the last batch was recorded
         self.next_due = every
@@ -126,6 +127,8 @@ class Recorder:
         if self._virial_due:
             start = perf_counter()
             self._read_virial(VirialSides.after)
+            block = self.steps // self.virial_spacing + 1
+            self._virial_at = sampled_step(block, self.virial_spacing)
             self.clock.book(start)
         start = perf_counter() if self.clock.rest <= 0 else 0.0
         self.steps += 1
@@ -177,7 +180,7 @@ class Recorder:
 
     @property
     def _virial_due(self) -> bool:
-        return self.virial is not None and self.steps % self.virial_spacing == 0
+        return self.virial is not None and self.steps == self._virial_at
 
     def _read_virial(self, side: Callable[[VirialSides], Any]) -> None:
         """Before or after a step; what cannot be read is said once and not tried again."""
@@ -318,6 +321,9 @@ class Recorder:
             self._before = self.optimizer.register_step_pre_hook(self._before_step)
         if self.virial is not None and state.get("virial") is not None:
             self.virial.load_state_dict(state["virial"])
+        block, spacing = self.steps // self.virial_spacing, self.virial_spacing
+        at = sampled_step(block, spacing)
+        self._virial_at = at if at >= self.steps else sampled_step(block + 1, spacing)
         self.flags = [(f[0], f[1]) for f in state["flags"]]
         self.kept = [decode_snapshot(row) for row in state["kept"]]
         self.count_bytes()

@@ -21,7 +21,7 @@ from thermolearn.measure.reference import prepare_copy, to_precision
 from thermolearn.measure.window import Window
 
 KINDS = ("push", "gaussian", "two-input")
-POINT = 1e-18  # variance from which on the mean-field map takes the limit 0
+POINT = 1e-200  # variance from which on the mean-field map takes the limit 0
 
 
 # -- the formulas --------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def layer_relative_entropy(
     sigma_w2, sigma_b2 : float
         Weight variance times fan-in, > 0; bias variance, >= 0.
     q0 : float
-        Variance of the pre-activations in layer 0, > 1e-18.
+        Variance of the pre-activations in layer 0, > 1e-200.
     depth : int
         At least 0.
     kind : "push", "gaussian" or "two-input"
@@ -103,7 +103,7 @@ def layer_relative_entropy(
     -------
     Estimate, array (depth + 1,)
         Nats per neuron; its error is that of the quadrature. Status "collapsed", with a warning,
-        where a variance has shrunk to 0 (below 1e-18) or two inputs have become equal to
+        where a variance has shrunk to 0 (below 1e-200) or two inputs have become equal to
         rounding: the divergence is infinite there (push: minus infinity); "diverges" where q_l
         does.
 

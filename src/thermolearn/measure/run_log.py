@@ -13,7 +13,8 @@ from typing import Any
 from thermolearn.core.estimate import Estimate, format_with_error
 from thermolearn.measure.sinks.fanout import Fanout, Sink
 
-REPLACED = {"cost", "unchanged", "summary"}  # only the newest of these counts
+REPLACED = {"cost", "unchanged", "summary", "not_applicable"}  # only the newest of these counts
+APPLIES = {"snapshot", "summary"}  # a quantity that has one of these does apply
 
 
 def check_writable(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -56,19 +57,18 @@ class RunLog:
         self._started = False
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row; a cost, unchanged or summary row takes the place of the one before it.
-
-        What does not apply is said once.
+        """Add a row; a cost, unchanged, summary or not_applicable row takes the place of the one
+        before it, and of a quantity that does not apply, or does again, only the newer word stays.
         """
         row = json.loads(json.dumps(finite(row), allow_nan=False))
         kind = row["kind"]
         if kind == "not_applicable" and row in self.rows:
             return
-        old = [
-            r
-            for r in self.rows
-            if kind in REPLACED and r["kind"] == kind and r.get("quantity") == row.get("quantity")
-        ]
+        gone = {kind} & REPLACED
+        gone |= {"not_applicable"} if kind in APPLIES else set()
+        gone |= {"summary"} if kind == "not_applicable" else set()
+        quantity = row.get("quantity")
+        old = [r for r in self.rows if r["kind"] in gone and r.get("quantity") == quantity]
         if old:
             self.rows = [r for r in self.rows if r not in old]
         self.rows.append(row)

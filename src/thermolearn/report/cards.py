@@ -40,6 +40,7 @@ OVER_EDGE = 2.0  # sharpness over stability edge above which a step amplifies an
 DEAD = (0.1, 0.5)  # share of dead units: worth a look, broken
 SATURATED = (0.5, 0.9)
 GAP_SHARE = 0.5  # share of the validation loss that the training loss does not have
+FEWEST_STEPS = 50  # of a run that may be said not to learn
 NONE = "\u2013"
 
 
@@ -95,7 +96,8 @@ def learning(run: Run) -> Card:
     z = (first - last)/hypot(errors). First and last share their samples, so the true error of the
     difference is smaller and the rule errs on the side of "cannot tell".
 
-    bad: the latest losses are not finite, or the loss rose (z < -2.326). warn: it fell by less
+    bad: the latest losses are not finite, or the loss rose (z < -2.326). unknown: no significant
+    change in fewer than 50 steps. warn: it fell by less
     than 5% even at the 99% limit, or it fell and then rose again from its lowest snapshot
     (Bonferroni over the snapshots); where the gradient is lost between the last layer and the
     first, the advice is the initialization. good: it fell, z > 2.326. Otherwise unknown.
@@ -125,6 +127,8 @@ def learning(run: Run) -> Card:
     why = _change_in_words((first - last) / scale, z)
     if z < -Z99:
         return card("bad", "No, the loss rose", number, why, "lower the learning rate")
+    if run.last_step < FEWEST_STEPS and abs(z) < Z99:
+        return card("unknown", "Cannot tell", number, why + f" The run has {_steps(run)} only.")
     if first - last + Z99 * error < SMALL_CHANGE * scale:
         lost = lost_gradient(run)
         advice = "raise the learning rate, or check that loss and targets fit together"
@@ -154,6 +158,11 @@ def _reference(run: Run) -> Series:
 def _last_stretch(mask: np.ndarray) -> int:
     """Index at which the final stretch of True begins."""
     return 0 if mask.all() else int(len(mask) - np.argmin(mask[::-1]))
+
+
+def _steps(run: Run) -> str:
+    n = int(run.last_step)
+    return "1 step" if n == 1 else f"{count(n)} steps"
 
 
 def _change_in_words(fall: float, z: float) -> str:

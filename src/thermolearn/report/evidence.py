@@ -139,10 +139,16 @@ def drift_in_words(run: Run) -> str:
     )
     if drift is None or steps is None or sides is None or smallest is None:
         return ""
-    span = f"over the last {count(float(steps))} steps"
-    if abs(float(drift)) > DRIFT * float(drift.stderr):
+    span, seen = f"over the last {count(float(steps))} steps", percent(float(smallest))
+    if drift.status == "not stationary" or (
+        drift.status == "ok" and abs(float(drift)) > DRIFT * float(drift.stderr)
+    ):
         return f"The norm of the parameters {'grows' if float(drift) > 0 else 'shrinks'} {span}."
-    seen = percent(float(smallest))
+    if drift.status == "under-sampled":
+        return (
+            f"It cannot be told if the parameters' norm drifts {span}: below {seen} it would not "
+            "have been seen."
+        )
     return f"No drift of the parameters' norm is seen {span}; above {seen} it would have been."
 
 

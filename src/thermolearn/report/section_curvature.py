@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from markupsafe import Markup
 
 from thermolearn.core.estimate import Estimate
 from thermolearn.report.blocks import (
@@ -28,7 +29,8 @@ SHOWN = ("sharpness", "stability_edge", "hessian_trace", "lambda_min")
 def curvature(run: Run) -> Section:
     """Sharpness, trace, spectral density, loss slices."""
     sharp = [(Q, "sharpness", "sharpness"), (Q, "stability_edge", "stability edge")]
-    tables = [t for t in summary_tables(run, Q) if t.title not in ("Density", "Loss slice")]
+    drawn = ("Density", "Loss slice", "Loss plane")
+    tables = [t for t in summary_tables(run, Q) if t.title not in drawn]
     return Section(
         "curvature",
         "Curvature of the loss",
@@ -54,6 +56,7 @@ def curvature(run: Run) -> Section:
             ),
             _density(run),
             _slice(run),
+            _plane(run),
         ),
         tables=[*present(_layers(run)), *tables],
         notes=notes_of(run, Q),
@@ -100,6 +103,68 @@ def _slice(run: Run) -> Figure | None:
         y_label="loss",
     )
     return Figure(svg, caption) if svg is not None else None
+
+
+def _plane(run: Run) -> Figure | None:
+    """Loss on the plane of both directions as shades, the darker the larger."""
+    summary = run.summaries.get(Q)
+    found = summary.tables.get("loss_plane", {}) if summary else {}
+    rows = [[number(c) for c in as_list(r)] for r in as_list(found.get("rows"))]
+    n = len(rows)
+    if not 2 <= n <= 41 or any(len(r) != n + 1 for r in rows):
+        return None
+    steps, loss = np.array(rows)[:, 0], np.array(rows)[:, 1:]
+    known = loss[np.isfinite(loss)]
+    if not known.size or not np.isfinite(steps).all():
+        return None
+    low, high = float(known.min()), float(known.max())
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        wide = low > 0 and high > 20 * low
+        share = np.log(loss / low) / np.log(high / low) if wide else (loss - low) / (high - low)
+    caption = "Loss on the plane of both directions, last snapshot"
+    scale = f"lightest {plain(low)}, darkest {plain(high)}{' (logarithmic)' if wide else ''}"
+    return Figure(_shades(steps, loss, share, caption, scale), caption)
+
+
+def _shades(
+    steps: np.ndarray, loss: np.ndarray, share: np.ndarray, title: str, scale: str
+) -> Markup:
+    """A square of cells; direction 1 to the right, direction 2 upward."""
+    n, left, top, side = len(steps), 46.0, 34.0, 246.0
+    size, bottom = side / n, top + side
+    cells = []
+    for a in range(n):
+        for b in range(n):
+            if not np.isfinite(loss[a, b]):
+                continue
+            shade = 0.04 + 0.92 * float(np.clip(np.nan_to_num(share[a, b]), 0, 1))
+            cells.append(
+                f'<rect class="s1" style="fill:var(--c);fill-opacity:{shade:.3f}" '
+                f'x="{left + a * size:.1f}" y="{bottom - (b + 1) * size:.1f}" '
+                f'width="{size:.1f}" height="{size:.1f}"><title>{plain(float(steps[a]))}, '
+                f"{plain(float(steps[b]))}: {plain(float(loss[a, b]))}</title></rect>"
+            )
+    ticks = []
+    for k in (0, n // 2, n - 1):
+        at, label = (k + 0.5) * size, plain(float(steps[k]), 2)
+        ticks.append(
+            f'<text class="tick" x="{left + at:.1f}" y="{bottom + 17:.1f}" '
+            f'text-anchor="middle">{label}</text>'
+            f'<text class="tick" x="{left - 6:.1f}" y="{bottom - at + 4:.1f}" '
+            f'text-anchor="end">{label}</text>'
+        )
+    names = (
+        f'<text class="name" x="{left + side / 2:.1f}" y="{bottom + 35:.1f}" '
+        f'text-anchor="middle">step along direction 1</text>'
+        f'<text class="name" x="2" y="{top - 19:.1f}">step along direction 2</text>'
+        f'<text class="name" x="2" y="{top - 5:.1f}">loss: {scale}</text>'
+    )
+    return Markup(
+        f'<svg class="plot" role="img" viewBox="0 0 440 {bottom + 42:.0f}" '
+        f'aria-labelledby="loss-plane-t loss-plane-d"><title id="loss-plane-t">{title}</title>'
+        f'<desc id="loss-plane-d">Loss against the steps along two directions: {scale}.</desc>'
+        f"{''.join(cells)}{''.join(ticks)}{names}</svg>"
+    )
 
 
 def _column(run: Run, table: str, name: str) -> np.ndarray:

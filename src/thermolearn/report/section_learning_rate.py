@@ -48,9 +48,14 @@ def _beside(run: Run) -> str | None:
     if not np.isfinite([own, low, high]).all():
         return None
     where = "inside" if low <= own <= high else "below" if own < low else "above"
+    upper = run.summary_value(Q, "recommended_high")
+    capped = upper is not None and upper.status == "limit"
+    limit = (
+        ", whose upper end is the largest rate compared, not one that is worse" if capped else ""
+    )
     return (
         f"The run began at {plain(own)}, which is {where} the interval of the trials, "
-        f"{plain(low)} to {plain(high)}."
+        f"{plain(low)} to {plain(high)}{limit}."
     )
 
 

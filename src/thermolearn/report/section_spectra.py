@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from thermolearn.report.blocks import (
     Figure,
+    Group,
     Section,
     clip,
     notes_of,
@@ -13,6 +16,8 @@ from thermolearn.report.blocks import (
     summary_groups,
     summary_tables,
 )
+from thermolearn.report.glossary import lookup
+from thermolearn.report.numbers import count
 from thermolearn.report.plots import Trace, plot
 from thermolearn.report.reader import Run
 
@@ -28,11 +33,25 @@ def spectra(run: Run) -> Section:
         "Singular values of each weight matrix beside those of a matrix of independent random "
         "entries of its size. What the random matrix explains carries no structure; what lies "
         "outside is structure, which says nothing about quality.",
-        groups=summary_groups(run, Q),
+        groups=[_counted(run, g) for g in summary_groups(run, Q)],
         figures=present(_edges(run)),
         tables=summary_tables(run, Q),
         notes=notes_of(run, Q),
     )
+
+
+def _counted(run: Run, group: Group) -> Group:
+    """Shares of the weights as how many of them."""
+    found = run.summaries[Q].values
+    cells = {}
+    for name, e in found.items():
+        label = lookup(name, Q).label
+        if name.startswith("share_") and np.ndim(e.value) == 0 and (e.n_eff or 0) >= 1:
+            share, n = float(e.value), float(e.n_eff or 0)
+            if np.isfinite(share):
+                cells[label] = [f"{count(round(share * n))} of {count(n)}"]
+    items = [replace(i, cells=cells.get(i.label, i.cells)) for i in group.items]
+    return replace(group, items=items)
 
 
 def _edges(run: Run) -> Figure | None:

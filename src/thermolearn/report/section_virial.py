@@ -60,7 +60,7 @@ def _noise_statement(run: Run) -> list[str]:
     if scale.status != "ok" or not np.isfinite(float(scale.stderr)):
         return [
             "The gradient noise scale is under-sampled on the reference samples: the gradient is "
-            "not significantly different from zero there, as it should be near a minimum."
+            "not significantly different from zero there."
         ]
     return [
         f"The last gradient noise scale is {_shown(scale)} samples, the batch size "

@@ -13,8 +13,8 @@ CURVATURE: dict[str, Term] = {
         "Trace of the Hessian",
         "tr H",
         LOSS,
-        "Sum of the curvatures of the training loss over all trained parameters; the error comes "
-        "from the random probes.",
+        "Sum of the curvatures of the training loss over all trained parameters; the error, of "
+        "which two hold 95%, comes from the random probes.",
         "tr H = &Sigma; &lambda;<sub>i</sub>",
         XTRACE,
     ),
@@ -54,7 +54,8 @@ CURVATURE: dict[str, Term] = {
         "Rise of the loss slice",
         "",
         LOSS,
-        "How much the loss rises when every filter is moved by half its size at random.",
+        "How much the loss rises when every filter is moved by half its size at random, on average "
+        "over eight directions; the error is their spread.",
         "mean of L(&theta; &plusmn; d/2) &minus; L(&theta;)",
         LI,
     ),

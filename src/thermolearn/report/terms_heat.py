@@ -104,6 +104,6 @@ HEAT: dict[str, Term] = {
         "Parameters behind the entropy",
         "D",
         "",
-        "Trained parameters that do not start as constants.",
+        "Trained parameters that do not start as constants or at a few distinct values.",
     ),
 }

@@ -18,15 +18,22 @@ LEARNING_RATE: dict[str, Term] = {
         "&eta;<sub>rec</sub>",
         "",
         "The rate that lowered the loss most in trainings of copies, below the measured edge; its "
-        "error is half the interval of rates that the trials cannot tell from it.",
+        "error is half the interval, at least half a step of the rates tried.",
         "",
         HERE,
     ),
     "learning_rate.recommended_low": Term(
-        "Its interval, lower end", "", "", "Smaller rates reached a higher loss or were not tried."
+        "Its interval, lower end",
+        "",
+        "",
+        "Smaller rates reached a loss higher by 1% and two standard errors, or were not tried.",
     ),
     "learning_rate.recommended_high": Term(
-        "Its interval, upper end", "", "", "Larger rates reached a higher loss or were not tried."
+        "Its interval, upper end",
+        "",
+        "",
+        "Larger rates reached a loss higher by 1% and two standard errors; with the status 'limit' "
+        "they were not compared.",
     ),
     "learning_rate.edge_low": Term(
         "Edge, lower end",

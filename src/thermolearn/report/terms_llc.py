@@ -14,15 +14,17 @@ LLC: dict[str, Term] = {
         "&lambda;",
         "",
         "Effective half number of parameters around the last snapshot, on the reference samples; "
-        "free of the localization to first order.",
+        "free of the localization to first order, or at this localization where that changes "
+        "the value by more than a quarter.",
         "&lambda; = n&beta; (&lang;L&rang; &minus; L(w*)), &beta; = 1/ln n",
         LAU,
     ),
     "llc.uncorrected": Term(
-        "Without the correction",
+        "At the localization used, nothing subtracted",
         "&lambda;<sub>&gamma;</sub>",
         "",
-        "The same at the localization that was used, as it is usually quoted.",
+        "The same without the correction, as it is usually quoted. Where the localization "
+        "changes the value by more than a quarter nothing is subtracted, and the two are equal.",
         "n&beta; (&lang;L&rang;<sub>&gamma;</sub> &minus; L(w*))",
         LAU,
     ),
@@ -46,8 +48,17 @@ LLC: dict[str, Term] = {
         "Effect of the localization",
         "",
         "",
-        "What the localization adds, to first order; it is subtracted.",
+        "What the localization adds, to first order; it is subtracted where it is small.",
         f"&minus;&frac12; &gamma; Cov(n&beta; L, |{AWAY}|&sup2;)",
+        OWN,
+    ),
+    "llc.held_directions": Term(
+        "Directions held by the localization",
+        "",
+        "",
+        "How many of the parameters' directions the localization confines, not the loss. Each may "
+        "add up to 1/2 to the coefficient as the localization goes to 0.",
+        f"&gamma; &lang;|{AWAY}|&sup2;&rang;",
         OWN,
     ),
     "llc.gradient_shift": Term(

@@ -44,7 +44,7 @@ SPECTRA: dict[str, Term] = {
         "Weights that look random",
         "",
         "",
-        "Share of the weights whose singular values independent random entries explain.",
+        "Weights, of those tested, whose singular values independent random entries explain.",
         "",
         MARCHENKO,
     ),
@@ -52,7 +52,7 @@ SPECTRA: dict[str, Term] = {
         "Weights with a power-law tail",
         "",
         "",
-        "Share of the weights that are not random and whose tail a power law describes; no "
+        "Weights, of those tested, that are not random and whose tail a power law describes; no "
         "statement about quality.",
         "",
         "Clauset, Shalizi, Newman, arXiv:0706.1062",

@@ -56,8 +56,8 @@ VIRIAL: dict[str, Term] = {
         "Temperature of the training noise",
         "T",
         LOSS,
-        "Parameters times gradient per updated parameter; a temperature only where no drift was "
-        "seen and batches are drawn with replacement.",
+        "Parameters times gradient per updated parameter, taken as the second side less the drift; "
+        "a temperature only where no drift was seen and batches are drawn with replacement.",
         f"T = {MEAN}/d",
         YAIDA,
     ),
@@ -82,15 +82,22 @@ VIRIAL: dict[str, Term] = {
         "",
         f"{LOSS} per step",
         "Second less first side; its error is what the fluctuations alone would give.",
-        "(1 &minus; m) (|&theta;|&sup2;<sub>end</sub> &minus; |&theta;|&sup2;<sub>start</sub>)"
-        "/(2 &eta; steps)",
+        "(&Phi;<sub>end</sub> &minus; &Phi;<sub>start</sub>)/steps, &Phi; = (1 &minus; m) "
+        "|&theta;|&sup2;/(2 &eta;) &minus; m &theta;&middot;v",
         YAIDA,
     ),
     "virial.smallest_drift_seen": Term(
         "Smallest drift that would have been seen",
         "",
         "of the two sides",
-        "Four standard errors of the drift beside the second side.",
+        "With 95% probability: 5.6 standard errors of the drift beside the second side, more where "
+        "there are too few independent windows.",
+    ),
+    "virial.first_step": Term(
+        "Start of that part",
+        "",
+        "steps",
+        "Step of its first snapshot, after the last change of the optimizer's settings.",
     ),
     "virial.steps": Term("Steps in that part", "", "steps", "From its first to its last snapshot."),
 }

@@ -364,3 +364,31 @@ def test_a_second_fit_goes_on(new, tmp_path, pair):
         trainer.fit_loop.max_epochs = 2
         trainer.fit(module, loader(pair))
     assert steps(callback)[-1] == 20 and steps(callback) == sorted(set(steps(callback)))
+    assert [json.loads(line) for line in (tmp_path / "run.jsonl").open()] == callback.probe.rows
+    assert not (tmp_path / "run-2.jsonl").exists()
+
+
+def in_file(path):
+    return [json.loads(line) for line in path.open()]
+
+
+def test_a_callback_used_again_writes_other_files(new, tmp_path, pair):
+    from thermolearn.measure.sinks import JSONL
+
+    out = tmp_path / "out"
+    callback = make_callback(pair, folder=out, sinks=[JSONL(tmp_path / "copy.jsonl")])
+    fit(new, tmp_path, pair, callback)
+    first, report = callback.probe.rows, (out / "report.html").read_text()
+    with pytest.warns(RuntimeWarning, match=r"this one is in run-2\.jsonl"):
+        fit(new, tmp_path, pair, callback, max_epochs=1)
+    second = callback.probe.rows
+    assert in_file(out / "run.jsonl") == in_file(tmp_path / "copy.jsonl") == first
+    assert in_file(out / "run-2.jsonl") == in_file(tmp_path / "copy-2.jsonl") == second
+    assert (out / "report.html").read_text() == report and (out / "report-2.html").is_file()
+    assert steps(callback)[-1] == 10
+
+
+def test_two_callbacks_do_not_share_a_folder(new, tmp_path, pair):
+    callbacks = [make_callback(pair), make_callback(pair, model="net")]
+    with pytest.raises(ValueError, match="another ProbeCallback writes into"):
+        make_trainer(new, tmp_path, callbacks).fit(make_module(new), loader(pair))

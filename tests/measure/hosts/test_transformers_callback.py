@@ -347,3 +347,59 @@ def test_bad_arguments_are_named(hf, tmp_path):
     trainer = make_trainer(hf, tmp_path, bert(hf), rows_of(*pair()), make_callback(every=0))
     with pytest.raises(ValueError, match="every must be positive"):
         trainer.train()
+
+
+def in_file(path):
+    return [json.loads(line) for line in path.open()]
+
+
+def test_a_second_training_writes_other_files(hf, tmp_path):
+    callback = make_callback(reference=pair(40))
+    trainer = make_trainer(hf, tmp_path, bert(hf), rows_of(*pair()), callback)
+    trainer.train()
+    first, report = callback.probe.rows, (tmp_path / "report.html").read_text()
+    with pytest.warns(RuntimeWarning, match=r"this one is in run-2\.jsonl"):
+        trainer.train()
+    assert in_file(tmp_path / "run.jsonl") == first and steps(callback) == [0, 5, 10, 15]
+    assert in_file(tmp_path / "run-2.jsonl") == callback.probe.rows
+    assert (tmp_path / "report.html").read_text() == report
+    assert (tmp_path / "report-2.html").is_file()
+
+
+def test_a_training_that_ended_without_a_word_is_closed(hf, tmp_path):
+    class Stop(hf.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise OverflowError("mine")
+
+    callback, stop = make_callback(reference=pair(40)), Stop()
+    trainer = make_trainer(hf, tmp_path, bert(hf), rows_of(*pair()), callback)
+    trainer.add_callback(stop)
+    with pytest.raises(OverflowError):
+        trainer.train()
+    held = callback.probe._recorder.optimizer
+    assert held._optimizer_step_post_hooks
+    trainer.remove_callback(stop)
+    with pytest.warns(RuntimeWarning, match="ended without a word: 1 snapshots"):
+        trainer.train()
+    assert steps(callback) == [0, 5, 10, 15] and not (tmp_path / "run-2.jsonl").exists()
+    assert not held._optimizer_step_post_hooks
+
+
+def test_labels_that_the_loss_ignores_do_not_count(hf, tmp_path):
+    from thermolearn.measure.hosts.transformers import next_token_loss
+
+    x, _ = pair()
+    y = torch.where(torch.arange(TOKENS) < 3, -100, x)  # a prompt
+    y[::2, 6:] = -100  # and padding
+    model, callback = gpt(hf), make_callback(next_token_loss, (x[:40], y[:40]))
+    make_trainer(hf, tmp_path, model, rows_of(x, y), callback).train()
+    assert steps(callback) == [0, 5, 10, 15] and not rows(callback, "not_applicable")
+    last = newest(callback)
+    model.eval().double()
+    with torch.no_grad():
+        out = model(input_ids=x[:40], labels=y[:40])
+    assert last["reference_loss"]["value"] == pytest.approx(out.loss.item(), rel=1e-6)
+    assert last["reference_loss"]["stderr"] > 0
+    later, kept = y[:40, 1:], y[:40, 1:] != -100
+    right = (out.logits[:, :-1].argmax(-1) == later)[kept].double().mean().item()
+    assert last["accuracy"]["value"] == pytest.approx(right)

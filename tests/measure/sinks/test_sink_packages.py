@@ -58,7 +58,7 @@ def run(sink):
         for name, step, value in scalars(row):
             expected.setdefault(name, {})[step] = value
     assert len(expected) > 10 and len(expected["thermolearn/loss/minibatch"]) == 20
-    assert "thermolearn/doubt ful/x:y/not-converged" in expected
+    assert "thermolearn/doubt ful/x:y.not-converged" in expected
     return probe, expected
 
 
@@ -208,3 +208,101 @@ def test_a_store_that_cannot_be_reached_is_a_warning(tmp_path, client):
     with pytest.warns(RuntimeWarning, match="the sink MLflow failed"):
         probe, _ = run(MLflow(tracking_uri=(tmp_path / "a file" / "x").as_uri()))
     assert probe.rows[-1]["kind"] == "cost"
+
+
+class TwoFaced:
+    """One name in both states, and two names that a program may hold for one."""
+
+    name = "q"
+
+    def measure(self, window):
+        status = "ok" if window.step % 10 else "under-sampled"
+        window.names["q"] = ["a:b", "a_b", "a//b", "../x"]
+        values = [1.0, 2.0, 3.0, 4.0]
+        return {"scale": Estimate(1.0, 0.1, status=status), "layer": Estimate(values, [0.1] * 4)}
+
+
+def train(sink, steps=20, resume=None):
+    torch.manual_seed(steps)
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss_fn = nn.CrossEntropyLoss()
+    probe = Probe(model, loss_fn, optimizer, (X, Y), 5, sinks=[sink], quantities=[TwoFaced()])
+    if resume is not None:
+        probe.load_state_dict(resume)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_fn(model(X), Y)
+        loss.backward()
+        optimizer.step()
+        probe.step(X, Y, loss)
+    probe.flush()
+    probe.close()
+    return probe
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_mlflow_takes_a_name_in_both_states_and_keeps_names_apart(client):
+    sink = MLflow("states")
+    train(sink)
+    ok, other = (metrics(client, sink.run_id, f"thermolearn/q/scale{s}")
+                 for s in ("", ".under-sampled"))  # fmt: skip
+    assert ok == {5: 1.0, 15: 1.0} and other == {0: 1.0, 10: 1.0, 20: 1.0}
+    found = client.get_run(sink.run_id).data.metrics
+    layers = [v for k, v in found.items() if k.startswith("thermolearn/q/layer/")]
+    layers += [v for k, v in found.items() if k.startswith("thermolearn/q.layer.")]
+    assert sorted(layers) == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_mlflow_used_again_begins_another_run(client):
+    sink = MLflow("again")
+    first, one = train(sink), sink.run_id
+    second, two = train(sink, 10), sink.run_id
+    assert one != two
+    name = "thermolearn/loss/minibatch"
+    for probe, run_id, steps in ((first, one, 20), (second, two, 10)):
+        assert client.get_run(run_id).info.status == "FINISHED"
+        value = [r for r in probe.rows if r["kind"] == "losses"][-1]["value"][-1]
+        assert list(metrics(client, run_id, name)) == list(range(1, steps + 1))
+        assert metrics(client, run_id, name)[steps] == pytest.approx(value)
+    train(sink, 5, resume=second.state_dict())  # goes on
+    assert sink.run_id == two and client.get_run(two).info.status == "FINISHED"
+    assert list(metrics(client, two, name)) == list(range(1, 16))
+
+
+def test_an_open_mlflow_run_takes_one_measurement(client):
+    number = client.create_experiment("mine")
+    sink = MLflow("mine", run_id=client.create_run(number).info.run_id)
+    train(sink)
+    with pytest.warns(RuntimeWarning, match="holds a measurement already"):
+        train(sink, 30)
+    assert max(metrics(client, sink.run_id, "thermolearn/loss/minibatch")) == 20
+    assert client.get_run(sink.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_tensorboard_used_again_writes_another_folder(tmp_path):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    sink = TensorBoard(tmp_path / "runs")
+    train(sink), train(sink, 10)
+    for folder, steps in (("runs", 20), ("runs-2", 10)):
+        events = reading.EventAccumulator(os.fspath(tmp_path / folder))
+        events.Reload()
+        found = [e.step for e in events.Scalars("thermolearn/loss/minibatch")]
+        assert found == list(range(1, steps + 1))
+        layers = [t for t in events.Tags()["scalars"] if "layer" in t and "stderr" not in t]
+        assert sorted(events.Scalars(t)[0].value for t in layers) == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_wandb_used_again_begins_another_run(tmp_path, wandb):
+    sink = WandB("thermolearn-test", dir=tmp_path)
+    train(sink), train(sink, 10)
+    assert len(list(tmp_path.rglob("run-*.wandb"))) == 2
+    mine = wandb.init(project="mine", dir=tmp_path, mode="offline")
+    sink = WandB(run=mine)
+    train(sink)
+    with pytest.warns(RuntimeWarning, match="holds a measurement already"):
+        train(sink, 10)
+    mine.finish()

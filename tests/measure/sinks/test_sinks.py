@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -14,8 +15,9 @@ from thermolearn.core.estimate import Estimate
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
 from thermolearn.measure.probe import Probe
+from thermolearn.measure.run_log import RunLog
 from thermolearn.measure.sinks import JSONL, MLflow, TensorBoard, WandB, parse_sink
-from thermolearn.measure.sinks.scalars import Scalar, scalars
+from thermolearn.measure.sinks.scalars import Names, Scalar, scalars
 
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(60) % 3
@@ -127,10 +129,10 @@ def test_the_names_and_numbers_of_a_row():
     ]
     # a number that did not meet its condition is not on the curve of those that did
     assert scalars(row(a=(1.5, 0.5, None, "under-sampled")))[0].name == (
-        "thermolearn/q/a/under-sampled"
+        "thermolearn/q/a.under-sampled"
     )
     spaced = row(a=(1.5, 0.5, None, "not converged!"))
-    assert scalars(spaced)[1].name == "thermolearn/q/a_stderr/not-converged"
+    assert scalars(spaced)[1].name == "thermolearn/q/a_stderr.not-converged"
     layers = scalars(row(["f.0", "f.2"], a=([1.0, 2.0], [0.1, 0.2]), b=(3.0, 0.0)))
     assert [s.name.removeprefix("thermolearn/q/") for s in layers] == [
         "a/f.0", "a/f.2", "a_stderr/f.0", "a_stderr/f.2", "b", "b_stderr",
@@ -188,3 +190,75 @@ def test_nothing_heavy_is_imported_before_it_is_used():
         "\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_sink_may_do_with_its_rows_as_it_likes(tmp_path):
+    class Clearing(Memory):
+        def write(self, row):
+            row.clear()
+
+        def restore(self, rows):
+            rows[0].clear()
+
+    log = tmp_path / "log.jsonl"
+    memory = Memory()
+    _, probe = train([Clearing(), memory], log=log)
+    probe.flush()
+    assert probe.rows[0]["kind"] == "header" and memory.rows == probe.rows
+    assert [json.loads(line) for line in log.open()] == probe.rows
+    _, again = train([Clearing()], resume=probe.state_dict())
+    again.flush()
+    assert again.rows[0]["kind"] == "header"
+
+
+def test_a_jsonl_sink_used_again_writes_another_file(tmp_path):
+    sink, files = JSONL(tmp_path / "a.jsonl"), [tmp_path / f"a{k}.jsonl" for k in ("", "-2", "-3")]
+    runs = []
+    for k in range(3):
+        _, probe = train([sink], steps=5 * (k + 1))
+        probe.flush()
+        if k != 1:  # without it the next header begins a run, too
+            probe.close()
+        runs.append(probe)
+    for path, probe in zip(files, runs, strict=True):
+        assert [json.loads(line) for line in path.open()] == probe.rows
+    # the last of these runs goes on, after its end
+    _, on = train([sink], resume=runs[2].state_dict())
+    on.flush()
+    assert [json.loads(line) for line in files[2].open()] == on.rows
+    assert on.rows[0] == runs[2].rows[0] and len(list(tmp_path.iterdir())) == 3
+
+
+def test_names_are_never_the_same_twice():
+    names = Names(re.compile(r"[^\w./-]"), longest=60)
+    given = ["thermolearn/q/a_b", "thermolearn/q/a:b", "thermolearn/q/a b", "thermolearn/q/a_b/0",
+             "thermolearn/q", "thermolearn/q/" + "x" * 80, "thermolearn/q/" + "x" * 81]  # fmt: skip
+    found = [names(n) for n in given]
+    assert found[0] == given[0] and found == [names(n) for n in given]
+    assert len(set(found)) == len(found) and all(len(n) <= 60 for n in found)
+    for a in found:  # and none is the folder of another
+        assert not any(b.startswith(a + "/") for b in found)
+    assert Names(re.compile("[^a]"))("\ud800") == "_"
+
+
+def test_the_newest_word_on_a_quantity_counts(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = RunLog(path)
+
+    def na(reason, quantity="virial"):
+        log.append({"kind": "not_applicable", "quantity": quantity, "reason": reason})
+
+    def kinds():
+        assert [json.loads(line) for line in path.open()] == log.rows
+        return [(r["kind"], r.get("quantity")) for r in log.rows[1:]]
+
+    log.append({"kind": "header"})
+    na("1 window"), na("2 windows"), na("integers", "laws")
+    assert kinds() == [("not_applicable", "virial"), ("not_applicable", "laws")]
+    assert log.rows[1]["reason"] == "2 windows"
+    log.append({"kind": "summary", "quantity": "virial", "values": {}})
+    assert kinds() == [("not_applicable", "laws"), ("summary", "virial")]
+    na("changed settings")  # the summary of an earlier end of the run is none of this one
+    assert kinds() == [("not_applicable", "laws"), ("not_applicable", "virial")]
+    log.append({"kind": "snapshot", "step": 5, "quantity": "virial", "values": {}})
+    assert kinds() == [("not_applicable", "laws"), ("snapshot", "virial")]

@@ -36,6 +36,7 @@ from thermolearn.measure.window import Run, Window
 OPERATIONS = 2e8  # of one exact evaluation: well below a second
 BLOCK_BYTES = 2**30  # Jacobian blocks of all samples
 FEWEST_SAMPLES, SLQ_SAMPLES = 8, 4
+MOST_PARAMETERS = 10**7  # of a matrix-free ensemble: some seconds per snapshot
 CONVENTIONS = [
     "natural logarithms, k_B = 1, T = 1/beta, entropies in nats",
     "ensemble of all neurons incl. inputs, unit Gaussian reference around the forward pass, "
@@ -179,6 +180,12 @@ def build_point(window: Window, options: Options) -> Point:
         system = NeuronSystem(model, segments, options.inputs)
         x = window.reference[0]
         n, matrix_free = affordable_samples(system, x)
+        parameters = sum(p.numel() for p in model.parameters())
+        if matrix_free and parameters > MOST_PARAMETERS:
+            raise NotApplicableError(
+                f"{parameters} parameters in layers too wide for the exact elimination: each "
+                "snapshot would take minutes; call CanonicalEnsemble on a part of the model"
+            )
         x, target = x[:n], target[:n]
         losses = system.boundary_loss(x, target)
         jacobian: Any = system.jacobian_operator(x) if matrix_free else system.jacobian_blocks(x)

@@ -8,11 +8,20 @@ from typing import Any
 from torch import fx, nn
 from torch.nn import functional as F
 
+from thermolearn.core.activation import Elementwise
+
 ADVICE = "pass segments=[module, ...] whose composition is the model"
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv,
                       operator.setitem}  # fmt: skip
 FUNCTIONAL_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout}
+
+
+class _Tracer(fx.Tracer):
+    """Does not look inside activations of the library's or the user's own."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Elementwise) or super().is_leaf_module(m, module_qualified_name)
 
 
 class TracedModel:
@@ -31,7 +40,9 @@ class TracedModel:
         refuse_unsupported(model)
         name = type(model).__name__
         try:
-            self.graph_module = fx.symbolic_trace(model)
+            tracer = _Tracer()
+            graph = tracer.trace(model)
+            self.graph_module = fx.GraphModule(tracer.root, graph, name)
         except Exception as error:
             raise TypeError(
                 f"{name} cannot be traced into segments "

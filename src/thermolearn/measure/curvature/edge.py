@@ -52,8 +52,11 @@ def samples_of(y: Tensor) -> int:
     return max(SHARPNESS_SAMPLES // sequence_length(y), SHARPNESS_FEWEST)
 
 
-def both_ends(hessian: Hessian, generator: torch.Generator) -> tuple[Estimate, Estimate]:
-    """Largest and smallest eigenvalue from one short recursion."""
+def both_ends(
+    hessian: Hessian, generator: torch.Generator, product: Matvec | None = None
+) -> tuple[Estimate, Estimate]:
+    """Largest and smallest eigenvalue from one short recursion; `product` is the operator of the
+    Hessian where it is there already."""
     size = hessian.size
     most = min(64, size, vectors_that_fit(size))
     if most < min(8, size):
@@ -61,7 +64,7 @@ def both_ends(hessian: Hessian, generator: torch.Generator) -> tuple[Estimate, E
         nothing = Estimate(math.nan, math.nan, status="too large", note=note)
         return nothing, nothing
     start = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
-    operator = recalled(hessian.operator())
+    operator = recalled(product or hessian.operator())
     ends: list[tuple[float, float]] = []
     for steps in sorted({min(n, most) for n in (16, 24, 40, 64)}):
         operator.rewind()

@@ -81,7 +81,8 @@ def top_eigenvalues(
     Up to 128 parameters the matrix itself is computed. Beyond, Lanczos with full
     reorthogonalization: it finds distinct eigenvalues, a multiple one once; the residual bounds
     the distance to an eigenvalue, not the number of those that were passed over (Golub & Van
-    Loan, Matrix Computations, chapter 10).
+    Loan, Matrix Computations, chapter 10). Where the recursion ends in an invariant subspace (a
+    Hessian of low rank), it is begun again beside it, which counts multiple eigenvalues.
     """
     whole("k", k, least=1)
     whole("seed", seed, least=0)
@@ -136,13 +137,16 @@ def extreme_eigenvalues(
     for steps in schedule:
         operator.rewind()
         values, residuals = ritz(operator, start, steps)
+        if len(values) < steps:  # an invariant subspace
+            values, residuals = _beside(operator, values, start, k, most, generator)
+            break
         if residuals[ends].max() <= tolerance * np.abs(values).max():
             break
     norm = float(np.abs(values).max())
     floor = 4 * float(torch.finfo(hessian.like.dtype).eps) * norm
     residuals = np.maximum(residuals, floor)
     bad = residuals[ends].max() > CONVERGED * norm
-    status, note = "not converged" if bad else "ok", f"Lanczos, {len(values)} steps, {note}"
+    status, note = "not converged" if bad else "ok", f"Lanczos, {operator.made} products, {note}"
     return Eigenvalues(
         Estimate(values[::-1][:k], residuals[::-1][:k], status=status, note=note),
         Estimate(values[:k], residuals[:k], status=status, note=note),
@@ -150,23 +154,94 @@ def extreme_eigenvalues(
     )
 
 
+def _beside(
+    operator: recalled,
+    values: np.ndarray,
+    start: Tensor,
+    k: int,
+    most: int,
+    generator: torch.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and residuals where the recursion met an invariant subspace before its end.
+
+    A recursion finds each distinct eigenvalue once; from a random vector orthogonal to all
+    subspaces found it finds each that is left once more. If its first vector is an eigenvector,
+    all that is left is this one eigenvalue (with probability 1), as the zeros of a low rank.
+    """
+    size, norm = start.numel(), float(np.abs(values).max())
+    small = 1e3 * float(torch.finfo(start.dtype).eps) * norm
+    found = list(values)
+    residuals = [small] * len(found)  # below it the recursion takes a residual for none
+    seen = torch.stack(_basis(operator, start, len(found)))
+    for _ in range(k):  # the k-th copy is the last that is asked for
+        if len(found) == size:
+            break
+
+        def product(v: Tensor, seen: Tensor = seen) -> Tensor:
+            w = _outside(operator.plain(v), seen)
+            return w if float(torch.linalg.vector_norm(w)) > small else torch.zeros_like(w)
+
+        fresh = torch.randn(size, generator=generator, dtype=torch.float64).to(start)
+        fresh = _outside(fresh, seen)
+        again = recalled(product)
+        steps = min(most, (vectors_that_fit(size) - len(found)) // 2, size - len(found))
+        more, error = ritz(again, fresh, steps)
+        operator.made += again.made
+        if len(more) == 1:
+            rest = size - len(found)
+            return _sorted([*found, *[more[0]] * rest], [*residuals, *[small] * rest])
+        found += list(more)
+        residuals += list(np.maximum(error, small))
+        if len(more) == steps:  # not to its end: what was reached, with its residuals
+            break
+        seen = torch.cat([seen, torch.stack(_basis(again, fresh, len(more)))])
+        seen = torch.linalg.qr(seen.mT)[0].mT  # a last vector of rounding overlaps with the others
+    return _sorted(found, residuals)
+
+
+def _outside(v: Tensor, seen: Tensor) -> Tensor:
+    """The part of v that is orthogonal to the rows, to rounding of what is left."""
+    for _ in range(2):
+        v = v - (seen @ v) @ seen
+    return v
+
+
+def _basis(operator: recalled, start: Tensor, steps: int) -> list[Tensor]:
+    """The vectors of a recursion whose products are remembered."""
+    vectors: list[Tensor] = []
+
+    def listed(v: Tensor) -> Tensor:
+        vectors.append(v)
+        return operator(v)
+
+    operator.rewind()
+    lanczos(listed, start, steps)
+    return vectors
+
+
+def _sorted(values: list[float], residuals: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending values and the residuals that belong to them."""
+    order = np.argsort(values, kind="stable")
+    return np.array(values)[order], np.array(residuals)[order]
+
+
 class recalled:
     """An operator that remembers its products in order: a longer recursion from the same start
     repeats the vectors of the shorter one, so that only the new products are made."""
 
     def __init__(self, operator: Matvec):
-        self._operator, self._products, self._next = operator, [], 0
-
-    @property
-    def made(self) -> int:
-        return len(self._products)
+        self.plain, self.made = operator, 0
+        self._products, self._next = [], 0
 
     def rewind(self) -> None:
         self._next = 0
 
     def __call__(self, v: Tensor) -> Tensor:
         if self._next == len(self._products):
-            self._products.append(self._operator(v).detach())
+            # beyond an invariant subspace the recursion goes on with zeros
+            zero = not bool(v.any())
+            self._products.append(v if zero else self.plain(v).detach())
+            self.made += not zero
         self._next += 1
         return self._products[self._next - 1]
 

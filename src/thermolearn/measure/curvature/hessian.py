@@ -123,6 +123,11 @@ def _twice_differentiable() -> Iterator[None]:
         yield
     except RuntimeError as error:  # NotImplementedError is one of them
         said = str(error)
+        if "sparse" in said:
+            raise NotApplicableError(
+                "a layer gives sparse gradients, which have no second derivative: build it with "
+                f"sparse=False (Embedding, EmbeddingBag); {said.splitlines()[0]}"
+            ) from error
         if "derivative" in said or "differentiable" in said or "not implemented" in said:
             raise NotApplicableError(
                 f"the model or the loss cannot be differentiated twice ({said.splitlines()[0]})"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thermolearn.core.estimate import Estimate
+from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.curvature.density import SpectralDensity, estimate_density
 from thermolearn.measure.curvature.edge import both_ends, samples_of, stability_edge
 from thermolearn.measure.curvature.eigenvalues import extreme_eigenvalues
@@ -21,6 +21,7 @@ WORK = 3e9
 LAYERS = 12  # of which a summary gives the largest eigenvalue
 POINTS = 101  # of the recorded density
 KEPT = 5  # eigenvalues at each end
+DIRECTIONS = 8  # of which the rise at half a filter norm is the mean
 
 
 class Curvature:
@@ -47,10 +48,11 @@ class Curvature:
     def measure(self, window: Window) -> dict[str, Estimate]:
         """Raises NotApplicableError if nothing is trained or the model does not run."""
         hessian = window_hessian(window, samples_of(window.reference[1]))
-        sharp, lowest = both_ends(hessian, window.generator("sharpness"))
+        operator = hessian.operator()
+        sharp, lowest = both_ends(hessian, window.generator("sharpness"), operator)
         seed = window.generator("trace").initial_seed() % 2**31
         products = _affordable(hessian, self.products, 0.02 * WORK, least=8)
-        trace, layers = estimate_traces(hessian, products, seed)
+        trace, layers = estimate_traces(hessian, products, seed, operator)
         window.names[self.name] = list(layers)
         return {
             "sharpness": sharp,
@@ -186,11 +188,7 @@ def _slices(
     steps = found[0].steps
     rows = [[_plain(v) for v in row] for row in zip(steps, first, second, strict=True)]
     tables["loss_slice"] = {"columns": ["step", "direction 1", "direction 2"], "rows": rows}
-    half = points // 2
-    rise = 0.25 * sum(s[half // 2] + s[-half // 2 - 1] - 2 * s[half] for s in (first, second))
-    values["slice_rise"] = Estimate(
-        float(rise), math.nan, note="mean over two directions at about half a filter norm"
-    )
+    values["slice_rise"] = _rise(window)
     if 121 * forward < 0.3 * WORK:
         plane = slice_along(window, lines, 1.0, 11)
         heads = ["step", *(f"{v:.1f}" for v in plane.steps)]
@@ -206,6 +204,17 @@ def _slices(
         "Loss slices: random directions, each filter's change as large as the filter at step 1; "
         "biases and gains of normalization stay. They miss the few sharp directions in most cases."
     )
+
+
+def _rise(window: Window) -> Estimate:
+    """Mean of L(theta +- d/2) - L(theta) over random filter-normalized directions."""
+    found = []
+    for seed in range(DIRECTIONS):
+        line = slice_along(window, [filter_normalized(window.model, seed)], 0.5, 3)
+        below, center, above = np.asarray(line.loss.value)
+        found.append(0.5 * (below + above) - center)
+    note = f"mean and spread over {DIRECTIONS} directions at half a filter norm"
+    return mean_estimate(np.array(found), note=note)
 
 
 def _plain(v: Any) -> float | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thermolearn.measure.probe import Probe
+from thermolearn.measure.sinks.runs import numbered
 
 RECORD, REPORT = "run.jsonl", "report.html"
 OWN = ("self", "model", "loss_fn", "optimizer", "reference", "every", "log")
@@ -26,16 +27,49 @@ def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return dict(settings)
 
 
-def record_in(folder: Path | None) -> Path | None:
-    """Path of run.jsonl in a folder, which is made; None for no files."""
+def record_in(folder: Path | None, used: dict[Path, int], goes_on: bool) -> Path | None:
+    """Path of run.jsonl in a folder, which is made; None for no files.
+
+    A further run of the same callback in the same folder is numbered, unless it goes on with the
+    run before; `used` remembers the number for each folder.
+    """
     if folder is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / RECORD
+    number = used.get(folder, 0)
+    if number == 0 or (not goes_on and numbered(folder / RECORD, number).exists()):
+        number += 1
+        if number > 1:
+            warnings.warn(
+                f"this callback has measured a run in {folder} already: this one is in "
+                f"{numbered(folder / RECORD, number).name}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    used[folder] = number
+    return numbered(folder / RECORD, number)
 
 
-def finish(probe: Probe, folder: Path | None) -> None:
-    """Measure what waits, write the report into the folder, and close the probe.
+def report_of(record: Path) -> Path:
+    """report.html beside run.jsonl, report-2.html beside run-2.jsonl."""
+    number = record.stem.removeprefix(Path(RECORD).stem)
+    return record.with_name(f"{Path(REPORT).stem}{number}{Path(REPORT).suffix}")
+
+
+def abandon(probe: Probe) -> None:
+    """Close the probe of a training whose end was not told to the callback."""
+    lost = len(probe._recorder.pending)
+    probe.close()
+    warnings.warn(
+        f"the training before ended without a word: {lost} snapshots of it were not measured "
+        "(after an error or Ctrl-C, callback.finish() measures them)",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def finish(probe: Probe, record: Path | None) -> None:
+    """Measure what waits, write the report beside the record, and close the probe.
 
     An exception becomes a warning. Ctrl-C ends the measuring: the report holds what was finished,
     then KeyboardInterrupt is raised again.
@@ -49,8 +83,8 @@ def finish(probe: Probe, folder: Path | None) -> None:
                 probe.flag(f"measuring was ended by Ctrl-C: measured to step {done}")
                 raise
             finally:
-                if folder is not None and probe.rows:
-                    probe.report(folder / REPORT, flush=False)
+                if record is not None and probe.rows:
+                    probe.report(report_of(record), flush=False)
     except Exception as error:  # the host's training is done and must not die of this
         warnings.warn(
             f"the run could not be reported ({type(error).__name__}: {error}); "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from thermolearn.measure.hosts.ending import check_settings, finish, record_in
+from thermolearn.measure.hosts.ending import abandon, check_settings, finish, record_in
 from thermolearn.measure.probe import Probe
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ class ProbeCallback(Callback):
         Trainer(callbacks=[callback]).fit(module, loader)
 
     At the end, and also after an exception or Ctrl-C, ``run.jsonl`` and ``report.html`` lie in
-    the folder. What is measured is the module's ``forward`` with `loss_fn` on the reference set;
-    what is logged is the loss that ``training_step`` returned. Each checkpoint carries the state
-    of the probe, and ``fit(ckpt_path=...)`` goes on from it. The validation loop, its sanity
-    check, tests and predictions do not count as steps. Under ``fast_dev_run`` everything is
-    measured and nothing is written. In distributed runs rank 0 measures.
+    the folder; of a callback that is used again, ``run-2.jsonl`` and ``report-2.html``, unless the
+    same trainer goes on. What is measured is the module's ``forward`` with `loss_fn` on the
+    reference set; what is logged is the loss that ``training_step`` returned. Each checkpoint
+    carries the state of the probe, and ``fit(ckpt_path=...)`` goes on from it. The validation
+    loop, its sanity check, tests and predictions do not count as steps. Under ``fast_dev_run``
+    everything is measured and nothing is written. In distributed runs rank 0 measures.
 
     Parameters
     ----------
@@ -96,6 +97,7 @@ class ProbeCallback(Callback):
         self._batch = batch
         self._folder = None if folder is None else Path(folder)
         self._target: Path | None = None
+        self._used: dict[Path, int] = {}  # folder -> number of its last run
         self._settings = check_settings(settings)
         self._state: dict[str, Any] | None = None
         self._finished = True
@@ -108,17 +110,20 @@ class ProbeCallback(Callback):
         if trainer.fast_dev_run:
             settings["sinks"] = ()
         write = trainer.is_global_zero and not trainer.fast_dev_run
-        self._target = folder if write else None
+        self._check_folder(trainer, folder)
         state = self._state
         if state is None and self.probe is not None and trainer.global_step:
             state = self.probe.state_dict()  # fit was called again
+        if self.probe is not None and not self._finished:
+            abandon(self.probe)
+        self._target = record_in(folder if write else None, self._used, state is not None)
         self.probe = Probe(
             self._find_model(pl_module),
             self._loss_fn,
             self._find_optimizer(trainer),
             self._reference,
             self._every,
-            log=record_in(self._target),
+            log=self._target,
             **settings,
         )
         self._finished, self._state = False, None
@@ -177,6 +182,16 @@ class ProbeCallback(Callback):
             finish(self.probe, self._target)
 
     # -- what the host has -------------------------------------------------------------------
+    def _check_folder(self, trainer: Any, folder: Path) -> None:
+        for other in trainer.callbacks:
+            if not isinstance(other, ProbeCallback) or other is self or other._finished:
+                continue
+            if other._target is not None and other._target.parent == folder:
+                raise ValueError(
+                    f"folder: another ProbeCallback writes into {folder} already; give each "
+                    "its own folder="
+                )
+
     def _find_model(self, module: Any) -> nn.Module:
         if self._model is None:
             return module

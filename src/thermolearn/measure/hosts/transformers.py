@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thermolearn.measure.copying import untouched
-from thermolearn.measure.hosts.ending import check_settings, finish, record_in
+from thermolearn.measure.hosts.ending import abandon, check_settings, finish, record_in
 from thermolearn.measure.probe import Probe
 
 if TYPE_CHECKING:
@@ -118,8 +118,9 @@ class ProbeCallback(TrainerCallback):
         callback = ProbeCallback(nn.CrossEntropyLoss(), reference=(input_ids, labels))
         Trainer(model, args, train_dataset=data, callbacks=[callback]).train()
 
-    At the end ``run.jsonl`` and ``report.html`` lie in the folder. The Trainer tells its callbacks
-    neither about batches nor about errors, hence three conventions:
+    At the end ``run.jsonl`` and ``report.html`` lie in the folder; of a callback that is used
+    again, ``run-2.jsonl`` and ``report-2.html``, unless a checkpoint goes on. The Trainer tells
+    its callbacks neither about batches nor about errors, hence three conventions:
 
     - *Measured* is the model in eval mode as a function of one tensor (`Logits`), with `loss_fn`
       on the reference set, without the arguments that vary from batch to batch.
@@ -190,6 +191,7 @@ class ProbeCallback(TrainerCallback):
         self._measured = model or (lambda whole: Logits(whole, inputs, pad, fixed))
         self._folder = None if folder is None else Path(folder)
         self._target: Path | None = None
+        self._used: dict[Path, int] = {}  # folder -> number of its last run
         self._resume_from = None if resume_from is None else Path(resume_from)
         self._settings = check_settings(settings)
         self._hook: Any = None
@@ -202,7 +204,11 @@ class ProbeCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The checkpoint is loaded, the optimizer prepared."""
         self._remove_hook()
-        self._target = (self._folder or Path(args.output_dir)) if _rank_0(state) else None
+        if self.probe is not None and not self._finished:
+            abandon(self.probe)
+        folder = (self._folder or Path(args.output_dir)) if _rank_0(state) else None
+        saved = self._saved(args, state) if state.global_step else None
+        self._target = record_in(folder, self._used, saved is not None)
         optimizer = kwargs["optimizer"]
         while hasattr(optimizer, "optimizer"):  # accelerate's wrapper
             optimizer = optimizer.optimizer
@@ -215,13 +221,18 @@ class ProbeCallback(TrainerCallback):
             optimizer,
             self._reference,
             self._every,
-            log=record_in(self._target),
+            log=self._target,
             **settings,
         )
         self._finished = False
         self._group, self._samples, self._checked = [], 0, False
-        if state.global_step:
-            self._resume(args, state)
+        if saved is not None:
+            self.probe.load_state_dict(saved)
+        elif state.global_step:
+            self.probe.flag(
+                f"training went on from step {state.global_step} of a checkpoint without {STATE} "
+                "(resume_from= says where it is): the probe's steps are counted from there"
+            )
         self._hook = model.register_forward_hook(self._seen, with_kwargs=True)
 
     def _seen(self, module: Any, args: Any, given: Mapping[str, Any], output: Any) -> None:
@@ -338,19 +349,15 @@ class ProbeCallback(TrainerCallback):
         except Exception as error:
             self.probe.flag(f"the checkpoint has no state of the probe ({error})")
 
-    def _resume(self, args: Any, state: Any) -> None:
-        assert self.probe is not None
+    def _saved(self, args: Any, state: Any) -> dict[str, Any] | None:
+        """The probe's state in the checkpoint, if it has one."""
         places = [self._resume_from, Path(args.output_dir) / f"checkpoint-{state.global_step}"]
         if isinstance(args.resume_from_checkpoint, str):
             places.append(Path(args.resume_from_checkpoint))
         for place in places:
             if place is not None and (place / STATE).is_file():
-                self.probe.load_state_dict(torch.load(place / STATE, weights_only=True))
-                return
-        self.probe.flag(
-            f"training went on from step {state.global_step} of a checkpoint without {STATE} "
-            "(resume_from= says where it is): the probe's steps are counted from there"
-        )
+                return torch.load(place / STATE, weights_only=True)
+        return None
 
 
 def _rank_0(state: Any) -> bool:

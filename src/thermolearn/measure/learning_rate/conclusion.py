@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from torch import nn
 
 from thermolearn.core.estimate import Estimate, mean_estimate
+from thermolearn.measure.learning_rate.copies import owner_of
 from thermolearn.measure.learning_rate.result import Candidate, Edge, RecommendedRate, TrialRow
 from thermolearn.measure.learning_rate.search import Search
 
 GAIN = 0.01  # of the scale: less than this is no gain
+TIED = 0.01  # of the best loss: less than this above it is no worse
+UNBOUNDED = 1e4  # scales below the start: no loss with a lower bound gets there
 UNSEEN = (
     "constant rate: a scheduler, gradient clipping, gradient accumulation, autocast and loss "
     "scaling in the training loop are not seen by the trials"
@@ -25,8 +29,9 @@ def conclude(search: Search, constant: float, spread: float, steps: int) -> Reco
     best = search.finalists[0] if search.finalists else None
     reached = _reached(search, best)
     gain = _gain(search, reached, constant, spread)
-    if best is None or gain:
-        status, note = _none(search) if best is None else ("plateau", gain)
+    endless = _unbounded(search)
+    if endless or best is None or gain:
+        status, note = endless or (_none(search) if best is None else ("plateau", gain))
         factor, interval = math.nan, (math.nan, math.nan)
     else:
         factor, interval = best, _interval(search, best)
@@ -53,6 +58,7 @@ def conclude(search: Search, constant: float, spread: float, steps: int) -> Reco
         steps=steps,
         seeds=len(plan.seeds),
         notes=_notes(search),
+        capped=interval[1] == max(search.candidates, default=0.0),
     )
 
 
@@ -81,8 +87,16 @@ def _notes(search: Search) -> tuple[str, ...]:
     if len(set(task.rates)) > 1:
         notes.append("the groups' rates keep their ratios; lr is that of the first that trains")
     own = {id(p) for p in task.model.parameters()}
-    if isinstance(task.loss, nn.Module):
-        own |= {id(p) for p in task.loss.parameters()}
+    trained = own | {id(p) for g in task.optimizer.param_groups for p in g["params"]}
+    owner = owner_of(task.loss)
+    if isinstance(owner, nn.Module):
+        own |= {id(p) for p in owner.parameters()}
+    if isinstance(owner, nn.Module) and any(
+        p.requires_grad and id(p) not in trained for p in owner.parameters()
+    ):
+        notes.append(
+            "the loss holds parameters that neither the model nor the optimizer holds: not trained"
+        )
     held = [p for g in task.optimizer.param_groups for p in g["params"]]
     if any(id(p) not in own for p in held):
         notes.append("the optimizer also holds parameters of neither model nor loss: not trained")
@@ -111,16 +125,15 @@ def _candidate(search: Search, factor: float) -> Candidate:
 
 
 def _reached(search: Search, best: float | None) -> Estimate:
-    """Loss at the end of the last round; its error is the spread of seeds in the round before."""
+    """Loss at the end of the last round, of one seed: without an error bar."""
     if best is None:
         return Estimate(math.nan, math.nan, status="diverged")
-    before = _candidate(search, best).loss
     return Estimate(
         search.tail(best),
-        math.sqrt(len(search.plan.seeds)) * float(before.stderr),
+        math.nan,
         1.0,
-        note=f"after {search.limit} steps with the first seed; error: spread of one seed in the "
-        "round before",
+        note=f"after {search.limit} steps with the first seed alone, so without an error bar; the "
+        "spread over the seeds after fewer steps stands with the candidates",
     )
 
 
@@ -137,6 +150,16 @@ def _gain(search: Search, reached: Estimate, constant: float, spread: float) -> 
         return (
             f"{span} lowers the loss of {search.start:.4g} any further: the parameters are at a "
             "minimum for these settings, or stuck"
+        )
+    if _falling(search):
+        return (
+            f"{span} diverged, and the loss was lowest at the largest: {value:.4g} of "
+            f"{search.start:.4g} at the start; start the search from a larger rate, or allow more "
+            "steps"
+        )
+    if not math.isfinite(constant):
+        return f"{span} lowers the loss of {search.start:.4g} in {search.limit} steps" + (
+            ": the gradient is 0" if search.slope == 0 else ""
         )
     floor = f" of the best constant output, {constant:.4g}," if math.isfinite(constant) else ""
     return (
@@ -162,36 +185,76 @@ def _none(search: Search) -> tuple[str, str]:
     )
 
 
-def _interval(search: Search, best: float) -> tuple[float, float]:
-    """Factors around the best that are not worse by more than two standard errors.
+def _falling(search: Search) -> bool:
+    """Whether nothing diverged and the largest rate tried is the best: the edge is further up."""
+    if math.isfinite(search.high) or search.slope == 0:
+        return False
+    at = search.plan.rounds[0]
+    ends = {f: ts[0].losses.get(at, math.inf) for f, ts in search.trials.items()}
+    return ends[max(ends)] == min(ends.values())
 
-    In the last round, of one seed, the error is that of one seed in the round before.
+
+def _unbounded(search: Search) -> tuple[str, str] | None:
+    """Status and note where a trial's loss fell without end."""
+    seen = [v for ts in search.trials.values() for t in ts for v in t.losses.values()]
+    lowest = min(v for v in seen if not math.isnan(v))
+    if not lowest < search.start - UNBOUNDED * search.scale:
+        return None
+    return "unbounded", (
+        f"the loss fell from {search.start:.4g} to {lowest:.4g} within "
+        f"{search.limit or search.plan.rounds[0]} steps: it has no lower bound, so that no "
+        "learning rate is best; look at its sign"
+    )
+
+
+def _interval(search: Search, best: float) -> tuple[float, float]:
+    """Factors around the best at which the loss is no worse than the margin of `_excess`.
+
+    Between two rates tried the loss is interpolated linearly in log(rate).
     """
     ordered = sorted(search.candidates)
     at = ordered.index(best)
     ends = []
     for path in (ordered[at - 1 :: -1] if at else [], ordered[at + 1 :]):
-        end = best
+        end, before = best, 0.0
         for factor in path:
-            if _worse(search, factor, best):
-                end = math.sqrt(end * factor)
+            gap, margin = _excess(search, factor, best)
+            if gap > margin:
+                share = max(0.0, (margin - before) / (gap - before)) if gap > before else 0.0
+                end *= (factor / end) ** share
                 break
-            end = factor
+            end, before = factor, gap
         ends.append(end)
     return ends[0], ends[1]
 
 
-def _worse(search: Search, factor: float, best: float) -> bool:
-    """Whether a rate's loss is above the best's where both were last taken."""
+def _excess(search: Search, factor: float, best: float) -> tuple[float, float]:
+    """How far a rate's loss is above the best's where both were last taken, and what is no worse.
+
+    The margin is the larger of 1% of the best loss there and two standard errors of the difference
+    over the seeds. Where only the first seed was taken, the error is the spread of the differences
+    between seeds in the last round that all took, in proportion to the loss.
+    """
     if search.bad(factor):
-        return True
-    shared = set.intersection(*(set(t.losses) for f in (factor, best) for t in search.trials[f]))
-    steps = max(shared)
-    if factor not in search.finalists:
-        return search.worse(factor, best, steps)
-    gaps = search.losses(factor, steps) - search.losses(best, steps)
-    margin = max(2 * float(gaps.std(ddof=1)), GAIN * search.scale)
-    return search.tail(factor) - search.tail(best) > margin
+        return math.inf, 0.0
+    ours, theirs = (search.trials[f] for f in (factor, best))
+    common = max(set.intersection(*(set(t.losses) for t in (*ours, *theirs))))
+    pairs = list(zip(ours, theirs, strict=False))
+    gaps = np.array([a.losses[common] - b.losses[common] for a, b in pairs])
+    level = float(np.mean([b.losses[common] for _, b in pairs]))
+    spread = float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0
+    last = max(set(ours[0].losses) & set(theirs[0].losses))
+    if last == common:
+        gap, error = float(gaps.mean()), spread / math.sqrt(len(gaps))
+    else:
+        tail = factor in search.finalists
+        high, low = (
+            search.tail(f) if tail else ts[0].losses[last]
+            for f, ts in ((factor, ours), (best, theirs))
+        )
+        gap, error = high - low, spread * min(1.0, abs(low / level)) if level else 0.0
+        level = low
+    return gap, max(2 * error, TIED * abs(level))
 
 
 def _status(search: Search, best: float) -> tuple[str, str]:
@@ -206,4 +269,9 @@ def _status(search: Search, best: float) -> tuple[str, str]:
         return "no edge", note + "; no rate diverged within the range searched"
     if best == min(search.candidates):
         return "lowest tried", note + "; it is the smallest rate tried, a smaller may be better"
+    if best == max(search.candidates):
+        note += (
+            "; it is the largest rate allowed, the lower end of the edge over backoff, and larger "
+            "ones were not compared"
+        )
     return "ok", note

@@ -11,6 +11,7 @@ import torch
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.canonical.rows import values_row
+from thermolearn.measure.learning_rate.copies import owner_of
 from thermolearn.measure.learning_rate.recommend import recommend_lr
 from thermolearn.measure.learning_rate.result import RecommendedRate
 from thermolearn.measure.window import Run, Window
@@ -53,7 +54,14 @@ class LearningRate:
         known = run.snapshots[-1].batch_size
         size = self.batch_size or (BATCH if known is None else max(1, round(known)))
         steps = max(64, min(self.most_steps, run.last.step))
-        model = window.model
+        model, owner = window.model, owner_of(window.loss_fn)
+        own = {id(p) for p in model.parameters()}
+        if isinstance(owner, torch.nn.Module) and any(id(p) not in own for p in owner.parameters()):
+            raise NotApplicableError(
+                "the loss holds parameters, or a model, and the optimizer's part of them is not "
+                "recorded; call thermolearn.measure.learning_rate.recommend_lr with your own "
+                "model, loss and optimizer"
+            )
         result = recommend_lr(
             model,
             window.loss_fn,
@@ -104,7 +112,11 @@ def _row(result: RecommendedRate, own: float, n: int) -> dict[str, Any]:
     values = values_row(
         recommended=result.estimate,
         recommended_low=Estimate(low, status=result.status),
-        recommended_high=Estimate(high, status=result.status),
+        recommended_high=Estimate(
+            high,
+            status="limit" if result.capped else result.status,
+            note="the largest rate compared" if result.capped else "",
+        ),
         edge_low=Estimate(edge.low, note=f"no trial of {edge.steps} steps diverged up to here"),
         edge_high=Estimate(
             edge.high,

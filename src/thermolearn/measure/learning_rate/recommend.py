@@ -15,13 +15,21 @@ from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.progress import track
 from thermolearn.measure import copying
 from thermolearn.measure.learning_rate.conclusion import conclude
+from thermolearn.measure.learning_rate.copies import (
+    Watch,
+    check_own,
+    check_reached,
+    copy_training,
+    watched,
+)
 from thermolearn.measure.learning_rate.result import RecommendedRate
 from thermolearn.measure.learning_rate.search import Plan, Search, make_plan
 from thermolearn.measure.learning_rate.trial import (
     Task,
+    batches,
     constant_loss,
-    copy_training,
     held_loss,
+    loss_of,
     seed_globals,
 )
 from thermolearn.measure.objective import trained_parameters
@@ -66,14 +74,16 @@ def recommend_lr(
     model : nn.Module
         In train mode as it would be trained; a model in eval mode is trained in train mode.
     loss : callable
-        ``loss(outputs, targets)``, one number per batch.
+        ``loss(outputs, targets)``, one number per batch. One that needs the model (a penalty on its
+        weights, say) is a module, callable object or bound method that holds it: model, loss and
+        optimizer are copied together. A function that reads a model from outside is refused.
     data : (x, y)
         The training samples, as the model takes them.
     optimizer : torch.optim.Optimizer
         Any whose groups have an ``lr`` > 0 and whose ``step`` needs no closure. Its own rate is
         where the search starts; a rate within a few decades of the edge saves steps.
     batch_size : int >= 1
-        Of the training loop.
+        Of the training loop. A last batch of one sample joins the one before.
     steps : int >= 64, optional
         Length of the training in optimizer steps that the rate is for; default 20 epochs, at least
         64. The best rate of a short training is not that of a long one (arXiv:1803.02021).
@@ -89,16 +99,18 @@ def recommend_lr(
     -------
     RecommendedRate
         With status "plateau" and lr NaN if no rate brings the loss below both its start and the
-        best constant output: then the initialization has to be mended first.
+        best constant output (the note says whether the initialization has to be mended first), and
+        with status "unbounded" and lr NaN if the loss has no lower bound.
 
     Raises
     ------
     TypeError, ValueError
         Arguments that cannot be right; the message names the argument.
     NotApplicableError
-        Nothing to train, an optimizer without lr or with a closure (LBFGS), float16, several
-        devices, a loss that is not finite at the present parameters, a model or optimizer that
-        cannot be copied, or whose training step fails.
+        Nothing to train, an optimizer without lr, with a closure (LBFGS) or with maximize=True,
+        float16, several devices, a loss that is not finite at the present parameters, a model, loss
+        or optimizer that cannot be copied or that fails on a batch, or a loss that works on your
+        model itself (its gradients and buffers are put back).
 
     References
     ----------
@@ -125,9 +137,9 @@ def recommend_lr(
     held = draw(pair, HELD, seed)
     size = min(batch_size, n)
     plan = make_plan(steps, seeds, seed, backoff, cost)
-    with copying.untouched():
+    with copying.untouched(), watched(model, loss, optimizer) as watch:
         task = Task(model, loss, optimizer, pair, held, size, rates)
-        return conclude(*_search(task, plan, seed), steps)
+        return conclude(*_search(task, plan, seed, watch), steps)
 
 
 # -- what can be trained -------------------------------------------------------------------------
@@ -171,6 +183,11 @@ def group_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[flo
     for k, group in enumerate(optimizer.param_groups):
         if "lr" not in group or group["lr"] is None:
             raise NotApplicableError(f"optimizer {kind} has no lr in parameter group {k}")
+        if group.get("maximize"):
+            raise NotApplicableError(
+                "the optimizer has maximize=True, and the trials judge a rate by how far the loss "
+                "falls; give minus the loss and maximize=False"
+            )
         rate = float(group["lr"])
         if not (math.isfinite(rate) and rate >= 0):
             raise ValueError(f"optimizer: the lr of parameter group {k} is {rate}")
@@ -183,31 +200,27 @@ def group_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[flo
 
 
 # -- the search ----------------------------------------------------------------------------------
-def _search(task: Task, plan: Plan, seed: int) -> tuple[Search, float, float]:
+def _search(task: Task, plan: Plan, seed: int, watch: Watch) -> tuple[Search, float, float]:
     """The finished search, the loss of the best constant output and the outputs' spread."""
     seed_globals(seed, 0)
+    slope = _first_gradient(task, seed)
+    check_reached(watch)
+    seed_globals(seed, 0)
     model, loss, _ = copy_training(task.model, task.loss, task.optimizer)
-    try:
-        start, spread = held_loss(model, loss, task.held, task.batch_size)
-    except ValueError:
-        raise
-    except Exception as error:  # a user's forward or loss may raise anything
-        raise NotApplicableError(
-            f"model and loss do not run on the data ({type(error).__name__}: {error})"
-        ) from error
+    start, spread = held_loss(model, loss, task.held, task.batch_size)
     if not math.isfinite(start):
         raise NotApplicableError(
             f"the loss is {start} at the present parameters, before any step; no learning rate "
             "mends that: look at data and initialization"
         )
     constant, output_spread = constant_loss(model, loss, task.held, task.batch_size)
-    search = Search(task, plan, start, max(abs(start), spread, 1e-30))
+    search = Search(task, plan, start, max(abs(start), spread, 1e-30), slope)
     try:
         for _ in track(_rounds(search), "learning rate"):
             pass
-    except (NotApplicableError, ValueError):
+    except NotApplicableError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's optimizer or backward pass may raise anything
         raise NotApplicableError(
             f"a training step of the copy failed ({type(error).__name__}: {error})"
         ) from error
@@ -216,6 +229,24 @@ def _search(task: Task, plan: Plan, seed: int) -> tuple[Search, float, float]:
             for trial in trials:
                 trial.release()
     return search, constant, output_spread
+
+
+def _first_gradient(task: Task, seed: int) -> float:
+    """Norm of the first batch's gradient on a copy; 0 means that no learning rate does anything."""
+    model, loss, optimizer = copy_training(task.model, task.loss, task.optimizer)
+    x, y = task.data
+    rows = next(batches(len(x), task.batch_size, seed)).to(x.device)
+    value = loss_of(model, loss, x[rows], y[rows.to(y.device)])
+    check_own(value, model, loss, optimizer)
+    optimizer.zero_grad()
+    try:
+        value.backward()
+    except Exception as error:  # a loss without a gradient, say
+        raise NotApplicableError(
+            f"the backward pass of the loss failed ({type(error).__name__}: {error})"
+        ) from error
+    held = (p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+    return math.sqrt(sum(float(g.detach().to_dense().double().square().sum()) for g in held))
 
 
 def _rounds(search: Search) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from thermolearn.core.estimate import Estimate
 
+SPACING = 2.5  # between the learning rates compared
 COLUMNS = ("lr", "seed", "steps", "first loss", "last loss", "diverged", "reason")
 
 
@@ -73,22 +74,25 @@ class RecommendedRate:
     lr : float
         Of the first parameter group that trains; NaN where none can be recommended.
     interval : (float, float)
-        Learning rates around it that the trials cannot tell from it. Its ends lie half way
-        (geometrically) to the first rate that is worse by more than two standard errors, or at
-        the last rate tried.
+        Learning rates around it at which the loss is at most the best's plus the larger of 1% of it
+        and two standard errors, where both were last taken; between rates tried (a factor of 2.5
+        apart) the loss is interpolated linearly in log(lr). An end at the smallest or largest rate
+        tried is a limit of the search.
     status : str
         ``"ok"``; ``"plateau"`` (no learning rate lowers the loss: lr is NaN); ``"no edge"`` (no
         learning rate diverged, lr is chosen by the loss alone); ``"lowest tried"`` (nothing
         smaller was tried); ``"under-sampled"`` (the steps allowed ended before the choice);
-        ``"diverged"`` (every rate diverged: lr is NaN).
+        ``"unbounded"`` (the loss falls without end: lr is NaN); ``"diverged"`` (every rate
+        diverged: lr is NaN).
     note : str
         The condition in words.
     rates : tuple of float
         One per parameter group, in their given ratios.
     loss : Estimate
-        Loss reached in the last round at `lr`, standard error over the seeds.
+        Loss reached in the last round at `lr`, of one seed: standard error NaN.
     start_loss, constant_loss : float
-        Loss at the present parameters, and that of the best constant output, on the same samples.
+        Loss at the present parameters, and that of the best constant output, on the same samples;
+        the latter is NaN where it cannot be found or inputs or targets do not vary.
     output_spread : float
         Standard deviation of the model's outputs between samples at the start.
     edge : Edge
@@ -103,6 +107,9 @@ class RecommendedRate:
         Optimizer steps spent; `steps` is the length of the training that the rate is for.
     notes : tuple of str
         What was not seen or not done.
+    capped : bool
+        The upper end of the interval is the largest rate compared (the lower end of the edge over
+        ``backoff``, or the end of the range searched): a limit, not a rate that is worse.
     """
 
     lr: float
@@ -122,12 +129,14 @@ class RecommendedRate:
     steps: int
     seeds: int
     notes: tuple[str, ...] = ()
+    capped: bool = False
 
     @property
     def estimate(self) -> Estimate:
-        """The rate with half its interval as the error bar."""
+        """The rate; its error bar is half the interval, at least half a step of the rates tried."""
         low, high = self.interval
-        half = 0.5 * (high - low) if math.isfinite(self.lr) else math.nan
+        step = self.lr * (math.sqrt(SPACING) - 1 / math.sqrt(SPACING))
+        half = 0.5 * max(high - low, step) if math.isfinite(self.lr) else math.nan
         return Estimate(self.lr, half, float(self.seeds), self.status, self.note)
 
     def apply_(self, optimizer: Any) -> None:
@@ -161,9 +170,12 @@ class RecommendedRate:
 
     def __str__(self) -> str:
         low, high = self.interval
+        limit = ", the largest compared" if self.capped else ""
         lines = [
-            f"learning rate {self.lr:.3g} (interval {low:.3g} to {high:.3g}) [{self.status}]",
+            f"learning rate {self.lr:.3g} (interval {low:.3g} to {high:.3g}{limit}) "
+            f"[{self.status}]",
             self.note,
+            "interval: loss within 1% or two standard errors of the best",
             f"edge between {self.edge.low:.3g} and {self.edge.high:.3g} in trials of "
             f"{self.edge.steps} steps"
             + "".join(f"; {e.low:.3g} and {e.high:.3g} in {e.steps}" for e in self.later_edges),

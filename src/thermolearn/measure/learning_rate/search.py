@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from thermolearn.measure.learning_rate.result import SPACING
 from thermolearn.measure.learning_rate.trial import Task, Trial, advance, start_trial
 
 FIRST, SECOND, THIRD = 32, 10, 4  # the rounds before the last are these parts of the training
@@ -22,7 +23,6 @@ LEAST_ROUND = 8  # steps
 DECADE = 10.0
 REACH = 1e8  # the edge is looked for within this factor of the optimizer's own rate
 RESOLVED = 2.0  # the bracket of the edge ends at this ratio
-SPACING = 2.5  # between candidates
 FEWEST, MOST = 3, 8  # candidates
 KEPT = 4  # of the first round and of the second
 FINALISTS = 2
@@ -54,7 +54,8 @@ def make_plan(steps: int, seeds: int, seed: int, backoff: float, cost: float) ->
 class Search:
     """The trials so far, by factor on the optimizer's rates.
 
-    `start` is the loss of step 0 and `scale` the unit in which losses are compared. After the
+    `start` is the loss of step 0, `scale` the unit in which losses are compared and `slope` the
+    norm of the first gradient. After the
     search, `low` and `high` bracket the edge, `finalists` are the factors of the last round, the
     best first, and `limit` is its length.
     """
@@ -63,6 +64,7 @@ class Search:
     plan: Plan
     start: float
     scale: float
+    slope: float = math.nan
     trials: dict[float, list[Trial]] = field(default_factory=dict)
     spent: int = 0
     low: float = 0.0
@@ -122,7 +124,7 @@ class Search:
         to = self.plan.rounds[0]
         low, high = 0.0, math.inf
         factor = 1.0
-        while 1 / REACH <= factor <= REACH and not (low and math.isfinite(high)):
+        while self._in_reach(factor) and not (low and math.isfinite(high)):
             yield from self.run(factor, to, seeds=1)
             if self.bad(factor):
                 high, factor = factor, factor / DECADE
@@ -138,6 +140,18 @@ class Search:
             yield from self.run(middle, to)
             low, high = (low, middle) if self.bad(middle) else (middle, high)
         self.low, self.high = low, high
+
+    def _in_reach(self, factor: float) -> bool:
+        """Within `REACH`; beyond it upward, as far as its square, while the loss goes on falling.
+
+        So a start that is far too small is followed up, and a loss without an edge is not.
+        """
+        if 1 / REACH <= factor <= REACH:
+            return True
+        if not REACH < factor <= REACH**2:
+            return False
+        last, before = (self.trials[factor / DECADE**k][0].last for k in (1, 2))
+        return last < before
 
     # -- the choice ------------------------------------------------------------------------------
     def choose(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import private_copy, unwrap
+from thermolearn.measure.learning_rate.copies import copy_training
 from thermolearn.measure.window import Pair
 
 HOPELESS = 100.0  # a minibatch loss this many scales above the start ends a trial
@@ -110,7 +109,7 @@ def advance(task: Task, trial: Trial, to: int, scale: float) -> int:
     seed_globals(trial.seed, trial.steps)
     while trial.steps < to and not trial.reason:
         rows = next(order).to(x.device)
-        loss = scalar(loss_fn(model(x[rows]), y[rows.to(y.device)]))
+        loss = loss_of(model, loss_fn, x[rows], y[rows.to(y.device)])
         value = float(loss.detach())
         if not value <= ceiling:
             trial.reason = BLOWN_UP if math.isfinite(value) else NOT_FINITE
@@ -141,46 +140,37 @@ def _judge(task: Task, trial: Trial, scale: float) -> None:
         trial.reason = NO_GAIN
 
 
-def copy_training(
-    model: nn.Module, loss: Any, optimizer: torch.optim.Optimizer
-) -> tuple[nn.Module, Any, torch.optim.Optimizer]:
-    """Independent copies of all three that belong together; tied parameters stay tied.
+def batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Rows of one batch after another, every epoch in a new order, without end.
 
-    The optimizer keeps its state (momenta) and settings and loses the hooks on it; the submodules
-    keep their modes, unless the whole model is in eval mode: then the copy trains in train mode.
+    A last batch of one sample, which batch normalization rejects, joins the one before.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ends = list(range(batch_size, n, batch_size))
+    if batch_size > 1 and ends and n - ends[-1] == 1:
+        ends.pop()
+    while True:
+        yield from torch.randperm(n, generator=generator).tensor_split(ends)
+
+
+def loss_of(model: Any, loss: Any, x: Tensor, y: Tensor) -> Tensor:
+    """The loss of one batch.
 
     Raises
     ------
     NotApplicableError
-        One of them cannot be copied.
+        The user's forward or loss fails, with anything.
+    ValueError
+        What it returns is not one number.
     """
-    memo: dict[int, Any] = {}
-    twins = []
-    for source in (unwrap(model), loss):
-        if not isinstance(source, nn.Module):
-            twins.append(source)
-            continue
-        twin = private_copy(source)
-        for ours, theirs in zip(twin.modules(), source.modules(), strict=True):
-            ours.training = theirs.training or not source.training
-        pairs = zip(source.parameters(), twin.parameters(), strict=True)
-        memo |= {id(old): new for old, new in pairs}
-        twins.append(twin)
     try:
-        stepper = copy.deepcopy(optimizer, memo)
-    except Exception as error:  # anything a user's class may do
+        value = loss(model(x), y)
+    except Exception as error:
         raise NotApplicableError(
-            f"the optimizer cannot be copied ({type(error).__name__}: {error}); give it state "
-            "that copy.deepcopy accepts"
+            f"model and loss do not run on a batch of {len(x)} of the samples "
+            f"({type(error).__name__}: {error})"
         ) from error
-    return twins[0], twins[1], stepper
-
-
-def batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Rows of one batch after another, every epoch in a new order, without end."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(n, generator=generator).split(batch_size)
+    return scalar(value)
 
 
 def scalar(loss: Any) -> Tensor:
@@ -215,8 +205,8 @@ def held_loss(model: Any, loss: Any, held: Pair, batch_size: int) -> tuple[float
         for k in range(0, n, batch_size):
             if k and k + batch_size > n:
                 break
-            x, y = (t[k : k + batch_size] for t in held)
-            values.append(float(scalar(loss(model(x), y))))
+            x, y = (t[k : k + batch_size].clone() for t in held)  # a forward may work in place
+            values.append(float(loss_of(model, loss, x, y)))
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(old)
     mean = float(np.mean(values))
@@ -230,13 +220,16 @@ def constant_loss(
 
     The spread is the root mean square over the outputs of their standard deviation between
     samples: about 0 for a network that no signal passes. The loss is NaN where outputs are no
-    single tensor or a quasi-Newton search over constants finds no minimum.
+    single tensor, a quasi-Newton search over constants finds no minimum, or a constant is all
+    there is to learn: one sample, or inputs or targets that are all the same.
     """
     with torch.no_grad():
-        outputs = model(held[0][: max(2, batch_size)])
+        outputs = model(held[0][: max(2, batch_size)].clone())
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.dim() == 0:
         return math.nan, math.nan
     spread = math.sqrt(float(outputs.double().var(0, correction=0).mean()))
+    if any(bool((t == t[:1]).all()) for t in held):
+        return math.nan, spread
     constant = outputs.mean(0).clone().requires_grad_(True)
     search = torch.optim.LBFGS([constant], max_iter=60, line_search_fn="strong_wolfe")
 
@@ -245,13 +238,13 @@ def constant_loss(
 
     def closure() -> Tensor:
         search.zero_grad()
-        value = scalar(loss(same(held[0]), held[1]))
+        value = scalar(loss(same(held[0]), held[1].clone()))
         value.backward()
         return value
 
     try:
         search.step(closure)  # type: ignore[arg-type]
+        value = held_loss(same, loss, held, batch_size)[0]
     except Exception:  # a loss without a gradient in its outputs, say
         return math.nan, spread
-    value = held_loss(same, loss, held, batch_size)[0]
     return (value if math.isfinite(value) else math.nan), spread

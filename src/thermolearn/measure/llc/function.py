@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from thermolearn.measure.llc.analysis import make_result
+from thermolearn.measure.llc.objective import Objective
 from thermolearn.measure.llc.result import LearningCoefficient
-from thermolearn.measure.llc.sampler import Objective, make_plan, run_chains
+from thermolearn.measure.llc.sampler import make_plan, run_chains
 
 
 def llc_of_function(
@@ -42,7 +43,7 @@ def llc_of_function(
     n : int
         Number of samples that L averages over, at least 3.
     gradient : callable, optional
-        (C, d) -> (C, d). Not checked against the function.
+        (C, d) -> (C, d). Compared with differences of the function after the warm-up.
     beta : float, optional
         Inverse temperature of the tempered posterior; default 1/ln n, at which <L> is the free
         energy up to O(sqrt(ln n)).
@@ -69,8 +70,8 @@ def llc_of_function(
     Raises
     ------
     TypeError, ValueError
-        A bad argument; a loss or gradient of the wrong shape, or not finite at w0; a loss that
-        does not depend on w.
+        A bad argument; a loss or gradient of the wrong shape, or not finite at w0; a gradient of
+        another function; a loss that does not depend on w.
     ConvergenceError
         An SGLD chain diverged.
 
@@ -125,6 +126,7 @@ def _objective(
     if not isinstance(value, Tensor) or value.shape != (2,):
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"function must map (2, {w0.numel()}) to (2,), got {shape}")
+    eps = max(torch.finfo(t).eps for t in (value.dtype, w0.dtype) if t.is_floating_point)
     value, slope = both(start)
     if slope.shape != start.shape:
         raise ValueError(
@@ -133,4 +135,7 @@ def _objective(
     if not (bool(torch.isfinite(value).all()) and bool(torch.isfinite(slope).all())):
         raise ValueError("the loss or its gradient is not finite at w0")
     stochastic = None if gradient is None else gradient_only
-    return Objective(both, values, w0, float(value[0]), slope[0].clone(), stochastic)
+    return Objective(
+        both, values, w0, float(value[0]), slope[0].clone(), stochastic,
+        supplied=gradient is not None, eps=eps,
+    )  # fmt: skip

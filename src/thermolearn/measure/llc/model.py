@@ -16,8 +16,9 @@ from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.copying import untouched
 from thermolearn.measure.learning import sample_losses
 from thermolearn.measure.llc.analysis import make_result
+from thermolearn.measure.llc.objective import Objective
 from thermolearn.measure.llc.result import LearningCoefficient
-from thermolearn.measure.llc.sampler import Objective, make_plan, run_chains
+from thermolearn.measure.llc.sampler import make_plan, run_chains
 from thermolearn.measure.objective import flat_gradient, mean_loss, trained_parameters
 from thermolearn.measure.reference import loss_name, sha256_of
 from thermolearn.measure.setting import window_of
@@ -79,7 +80,7 @@ def local_learning_coefficient(
         A bad argument, or a loss that is not finite at w*.
     NotApplicableError
         No trained parameter; a model that cannot be copied; a minibatch of a loss that couples
-        its samples.
+        its samples; a loss that sees trainable parameters other than through the outputs.
     ConvergenceError
         An SGLD chain diverged.
 
@@ -134,6 +135,7 @@ def model_objective(window: Window, batch_size: int | None = None) -> Objective:
     if not window.finite:
         raise ValueError("the model has parameters that are not finite; the loss is not defined")
     losses, total, reduction = sample_losses(window.loss_fn, window.outputs, y)
+    check_loss(window)
     if not bool(torch.isfinite(total)):
         raise ValueError(f"the loss at w* is {float(total)}; it must be finite")
     chains = ChainLoss(window.model, window.loss_fn, parameters, reduction)
@@ -163,7 +165,54 @@ def model_objective(window: Window, batch_size: int | None = None) -> Objective:
     if not bool(torch.isfinite(slope).all()):
         raise ValueError("the gradient of the loss at w* is not finite")
     stochastic = minibatch if noisy else None
-    return Objective(all_data, values, w0, float(value[0]), slope, stochastic, noisy)
+    return Objective(
+        all_data, values, w0, float(value[0]), slope, stochastic, noisy,
+        eps=torch.finfo(window.outputs.dtype).eps,
+    )  # fmt: skip
+
+
+def check_loss(window: Window) -> None:
+    """The loss may see the model through its outputs only: nothing else of it moves with w.
+
+    What a loss reads without a gradient (detached, in no_grad) is a constant in training, too.
+
+    Raises
+    ------
+    NotApplicableError
+        With outputs that carry no graph the loss still has one, to parameters that are not the
+        loss module's own.
+    """
+    loss_fn = window.loss_fn
+    with torch.enable_grad():
+        loss = loss_fn(window.outputs.detach(), window.reference[1])
+    own = list(loss_fn.parameters()) if isinstance(loss_fn, nn.Module) else []
+    # a module that holds the model was copied with it: the same values as the copied model
+    twins = [q for q in window.setting.template.parameters() if q.numel() > 1]
+    own = [p for p in own if not any(p.shape == q.shape and torch.equal(p, q) for q in twins)]
+    foreign = [p for p in _leaves(loss) if not any(p is q for q in own)]
+    if foreign:
+        raise NotApplicableError(
+            f"the loss depends on a trainable parameter of shape {tuple(foreign[0].shape)} not "
+            "through the outputs (a penalty on the weights?), and would not move with the chains: "
+            "give the loss of the outputs alone, or the whole loss as a function of all "
+            "parameters to llc_of_function"
+        )
+
+
+def _leaves(loss: Tensor) -> list[Tensor]:
+    """The leaves that a backward pass from here would reach, without running it."""
+    if loss.grad_fn is None:
+        return [loss] if loss.requires_grad else []
+    seen, stack, found = set(), [loss.grad_fn], []
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)  # type: ignore[attr-defined]
+        stack += [parent for parent, _ in node.next_functions if parent is not None]
+    return found
 
 
 class ChainLoss:
@@ -209,7 +258,8 @@ class ChainLoss:
     def _loss(self, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
         parts = flat.split(self.sizes)
         values = {k: v.view_as(p) for v, (k, p) in zip(parts, self.parameters.items(), strict=True)}
-        outputs = torch.func.functional_call(self.model, values, (x,))
+        # a forward pass may change its inputs in place
+        outputs = torch.func.functional_call(self.model, values, (x.clone(),))
         return self.loss_fn(outputs, y).mean() / (len(x) if self.reduction == "sum" else 1)
 
     def _single(self, flat: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,7 +267,7 @@ class ChainLoss:
         with torch.no_grad():
             for v, p in zip(flat.split(self.sizes), self.parameters.values(), strict=True):
                 p.copy_(v.view_as(p))
-        loss = mean_loss(self.model, self.loss_fn, x, y, self.reduction)
+        loss = mean_loss(self.model, self.loss_fn, x.clone(), y, self.reduction)
         if not bool(torch.isfinite(loss)):
             return loss.detach(), torch.full_like(flat, math.nan)
         return loss.detach(), flat_gradient(loss, self.parameters).to(flat.dtype)

@@ -27,10 +27,10 @@ class LocalLearningCoefficient:
 
     Nothing per snapshot. At the end ``learning_coefficient`` (see `LearningCoefficient`) by four
     MALA chains of at most 500 steps, fewer the larger the model is, with what its verdict rests
-    on: ``uncorrected``, ``localization``, ``localization_shift``, ``gradient_shift``,
-    ``equipartition``, ``rhat``, ``ess``; and ``regular_value`` P/2, that of a regular model of P
-    parameters. The table holds the mean energy of each chain along the draws. `localization`
-    fixes gamma, so that runs can be compared.
+    on: ``uncorrected``, ``localization``, ``localization_shift``, ``held_directions``,
+    ``gradient_shift``, ``equipartition``, ``rhat``, ``ess``; and ``regular_value`` P/2, that of a
+    regular model of P parameters. The table holds the mean energy of each chain along the draws.
+    `localization` fixes gamma, so that runs can be compared.
     """
 
     name = "llc"
@@ -98,6 +98,7 @@ def result_values(result: LearningCoefficient) -> dict[str, Estimate]:
         "regular_value": Estimate(result.dimension / 2),
         "localization": Estimate(result.localization),
         "localization_shift": result.localization_shift,
+        "held_directions": result.held_directions,
         "gradient_shift": result.gradient_shift,
         "equipartition": result.equipartition,
         "rhat": Estimate(result.rhat),
@@ -126,6 +127,7 @@ def result_notes(result: LearningCoefficient, n: int) -> list[str]:
         "be quoted call local_learning_coefficient with all training data and longer chains.",
         "Comparable only within one architecture at equal n, loss and localization (here "
         f"{result.localization:.3g}).",
+        f"R-hat is {result.rhat:.3f}; chains of this length may show {result.rhat_threshold:.3f}.",
     ]
     if result.note:
         notes.insert(0, f"Verdict: {result.status}; {result.note}.")

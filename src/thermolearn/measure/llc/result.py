@@ -19,21 +19,29 @@ class LearningCoefficient:
     Attributes
     ----------
     value, stderr : float
-        Free of the step and, to first order, of the localization; with the status "localized"
-        at the localization that was used.
+        Free of the step and, to first order, of the localization; at the localization that was
+        used where it changes the value by more than a quarter.
     status : str
-        ``"ok"``; ``"localized"``: the localization changes the value by more than a quarter, it
-        is the coefficient at this localization; ``"under-sampled"``; ``"not converged"``: chains
-        disagree, hardly any move is accepted, or the value depends on the step; ``"not a critical
-        point"``: the gradient at w* matters; ``"left the basin"``: the chains found lower losses;
-        ``"invalid"``: negative or not finite, w* is no local minimum.
+        ``"ok"``; ``"localized"``: the localization changes the value by more than a quarter, or
+        holds so many directions that they might, it is the coefficient at this localization;
+        ``"under-sampled"``: too few draws for the error bar, for R-hat (1.05) or to see
+        equipartition (5%); ``"not converged"``: chains disagree, hardly any move is accepted,
+        equipartition fails, or the value depends on the step; ``"not a critical point"``: the
+        gradient at w* matters; ``"left the basin"``: the chains found lower losses; ``"invalid"``:
+        negative, a saddle, not finite, or below the rounding of the loss.
     note : str
-        What led to the status.
+        What led to the status, or the bias that is left in a value that is ok.
     uncorrected : float
         n beta (<L> - L(w*)) at the localization used (MALA), or at the smaller step (SGLD).
     localization : float
         gamma. ``localization_shift`` (Estimate): what the localization adds at first order,
         subtracted in value unless it is "localized".
+    held_directions : Estimate
+        gamma <|w - w*|^2>: how many directions the localization holds, not the loss. Each may
+        hide up to 1/2 of the value.
+    depth : float
+        Nats by which the lowest point met in a descent from the draws lies below w*, beyond what
+        the gradient at w* explains; 0 or less at a minimum.
     step : float
         The (larger) step. ``step_shift`` (Estimate): what the step adds, subtracted in value;
         0 for MALA.
@@ -43,6 +51,8 @@ class LearningCoefficient:
         <(w - w*) . grad U>/d, U = n beta L + gamma/2 |w - w*|^2: 1 in equilibrium, for any loss.
     rhat, ess, tau : float
         Split R-hat, effective sample size and autocorrelation time (in steps) of the energy.
+    rhat_threshold : float
+        What R-hat may be: 1.01 with the scatter of stationary chains of this length, at most 1.05.
     acceptance : float or None
         Of the MALA moves.
     n_beta, dimension, initial_loss : float, int, float
@@ -64,9 +74,12 @@ class LearningCoefficient:
     localization_shift: Estimate
     step: float
     step_shift: Estimate
+    held_directions: Estimate
+    depth: float
     gradient_shift: Estimate
     equipartition: Estimate
     rhat: float
+    rhat_threshold: float
     ess: float
     tau: float
     acceptance: float | None
@@ -81,7 +94,7 @@ class LearningCoefficient:
         """Value, error bar, status and the condition under which the number holds."""
         note = self.note or (
             f"n beta = {self.n_beta:.4g}, localization {self.localization:.3g}, "
-            f"R-hat {self.rhat:.3f}"
+            f"R-hat {self.rhat:.3f} (at most {self.rhat_threshold:.3f})"
         )
         return Estimate(self.value, self.stderr, self.ess, self.status, note)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +13,8 @@ from torch import Tensor
 from thermolearn.core import checks, langevin
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.progress import track
+from thermolearn.measure.llc.minimum import Lower, check_gradient, lower_point
+from thermolearn.measure.llc.objective import Objective, tempered
 
 METHODS = ("mala", "sgld")
 BLOCK_ELEMENTS = 2**20  # of positions held at once
@@ -22,37 +23,9 @@ RELAXATIONS = 4.0  # of the variance of a flat direction within the warm-up
 SGLD_FRACTION = 6.0  # the larger SGLD step is this part of the step that MALA accepts at 0.574
 SPREAD = 0.01  # the smallest MALA step over the largest, see `langevin.mala_block`
 MIN_DRAWS = 50
-
-ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """A loss L on batched positions, and what is known at w*.
-
-    Attributes
-    ----------
-    value_and_gradient : callable
-        (C, d) -> L (C,), grad L (C, d), of all data.
-    values : callable
-        (B, d) -> L (B,) for any B.
-    w0 : Tensor (d,)
-    loss, gradient : float, Tensor (d,)
-        L and grad L at w*.
-    stochastic : callable, optional
-        (C, d), generator -> L_B(w) - L_B(w*) (C,) or None, grad L_B (C, d), on a random minibatch
-        for each chain; without it SGLD takes `value_and_gradient`.
-    noisy : bool
-        Whether `stochastic` is a minibatch, not just the gradient without the value.
-    """
-
-    value_and_gradient: ValueAndGradient
-    values: Callable[[Tensor], Tensor]
-    w0: Tensor
-    loss: float
-    gradient: Tensor
-    stochastic: Callable[[Tensor, torch.Generator], tuple[Tensor | None, Tensor]] | None = None
-    noisy: bool = False
+NOISE_SHIFT = 0.1  # of the value: what gradient noise may add at the automatic step of SGLD
+NOISE_ROUNDS = 8  # minibatches of each chain by which the noise is measured
+DEPTH = 1.0  # nats below w*, see `lower_point`
 
 
 @dataclass(frozen=True)
@@ -91,6 +64,7 @@ class Sampled:
     traces: list[Traces]
     localization: float
     acceptance: float | None
+    lower: Lower
 
 
 def make_plan(
@@ -127,19 +101,22 @@ def run_chains(objective: Objective, plan: Plan) -> Sampled:
     """Fit step and localization, warm up, draw.
 
     The step is fitted by the acceptance of MALA moves, also for SGLD, whose larger step is a
-    sixth of it. Without a given localization gamma is the larger of a thousandth of the stiffest
+    sixth of it, or less where the noise of the minibatches would add more than a tenth to the
+    value. Without a given localization gamma is the larger of a thousandth of the stiffest
     curvature of n beta L, read off the step that MALA accepts near w*, and of what lets a
     flat direction reach its spread within the warm-up.
 
     Raises
     ------
     ValueError
-        The loss does not depend on the parameters.
+        The loss does not depend on the parameters, or a given gradient is not its gradient.
     ConvergenceError
         An SGLD chain diverged.
     """
     generator = torch.Generator(objective.w0.device).manual_seed(plan.seed)
     gamma, step, x = _warmed_up(objective, plan, generator)
+    if objective.supplied:
+        check_gradient(objective, x, generator)
     if plan.method == "mala":
         return _mala(objective, plan, gamma, step, x, generator)
     return _sgld(objective, plan, gamma, step, x, generator)
@@ -172,19 +149,6 @@ def _warmed_up(
     else:
         chains, step = langevin.warm_up(potential, chains, step, rest, generator, spread=SPREAD)
     return gamma, step, chains.x
-
-
-def tempered(objective: Objective, n_beta: float, gamma: float) -> langevin.Potential:
-    """U(w) = n beta (L(w) - L(w*)) + gamma/2 |w - w*|^2 with its gradient, of all data."""
-
-    def potential(x: Tensor) -> tuple[Tensor, Tensor]:
-        loss, gradient = objective.value_and_gradient(x)
-        away = x - objective.w0
-        energy = torch.sub(loss, objective.loss).mul_(n_beta)
-        energy.add_(torch.linalg.vecdot(away, away), alpha=0.5 * gamma)
-        return energy, away.mul_(gamma).add_(gradient, alpha=n_beta)
-
-    return potential
 
 
 def _stochastic(
@@ -223,7 +187,8 @@ def _mala(
         )
         rows.append(_observe(objective, plan.n_beta, gamma, block))
         acceptance += float(block.acceptance.sum()) / plan.draws  # type: ignore[union-attr]
-    return Sampled([_traces(step, rows, slice(None))], gamma, acceptance)
+    lower = lower_point(objective, plan.n_beta, gamma, chains.x, step, DEPTH)
+    return Sampled([_traces(step, rows, slice(None))], gamma, acceptance, lower)
 
 
 def _sgld(
@@ -235,7 +200,8 @@ def _sgld(
     generator: torch.Generator,
 ) -> Sampled:
     """Half of the chains with the step, half with half of it."""
-    step = plan.step or step / SGLD_FRACTION
+    found = step
+    step = plan.step or _sgld_step(objective, plan.n_beta, step, x, generator)
     half = plan.chains // 2
     steps = torch.full((plan.chains,), step, dtype=x.dtype, device=x.device)
     steps[half:] = step / 2
@@ -252,7 +218,25 @@ def _sgld(
         if recorded:
             rows.append(_observe(objective, plan.n_beta, gamma, block))
     first, second = _traces(step, rows, slice(half)), _traces(step / 2, rows, slice(half, None))
-    return Sampled([first, second], gamma, None)
+    lower = lower_point(objective, plan.n_beta, gamma, x, found, DEPTH)
+    return Sampled([first, second], gamma, None, lower)
+
+
+def _sgld_step(
+    objective: Objective, n_beta: float, step: float, x: Tensor, generator: torch.Generator
+) -> float:
+    """A part of the MALA step, at which gradient noise adds little to the value.
+
+    Noise of the covariance C of n beta grad L adds step tr C/8 to a quadratic loss, whatever its
+    curvature.
+    """
+    step /= SGLD_FRACTION
+    if not objective.noisy or objective.stochastic is None:
+        return step
+    draws = [objective.stochastic(x, generator)[1] for _ in range(NOISE_ROUNDS)]
+    noise = n_beta**2 * float(torch.stack(draws).var(0).sum(1).mean())
+    value = n_beta * float((objective.values(x) - objective.loss).mean())
+    return min(step, 8 * NOISE_SHIFT * max(value, 0.5) / noise) if noise > 0 else step
 
 
 def _observe(

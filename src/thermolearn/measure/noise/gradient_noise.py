@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
@@ -16,7 +17,7 @@ from thermolearn.measure.objective import flat_gradient, mean_loss, trained_para
 from thermolearn.measure.window import Window
 
 CHUNK_ELEMENTS = 2**23  # of per-sample gradients held at once (64 MiB)
-SIGNIFICANT = 2.0  # standard errors above zero
+CONFIDENCE = 0.95  # of the interval of the noise scale
 
 
 class GradientNoise:
@@ -25,8 +26,11 @@ class GradientNoise:
     With the per-sample gradients g_i of the trained parameters, G their expectation and Sigma
     their covariance: ``gradient_norm_squared`` |G|^2, ``noise_trace`` tr Sigma, both unbiased, and
     ``noise_scale`` tr Sigma / |G|^2, the batch size (in samples) at which noise and signal are
-    equal (McCandlish et al., arXiv:1812.06162), all with jackknife errors. ``batch_size``: samples
-    per optimizer step in this window.
+    equal (McCandlish et al., arXiv:1812.06162), all with jackknife errors. The noise scale has a
+    95% interval (Fieller) in its note and is "under-sampled" where that is open above; near there
+    its error bar is too small upwards, the interval is not. ``batch_size``: samples per optimizer
+    step in this window. The model runs in eval mode: the noise of dropout, and the coupling of
+    samples by batch normalization, are not part of it.
     """
 
     name = "gradient_noise"
@@ -146,16 +150,47 @@ def noise_from(squares: np.ndarray, products: np.ndarray, mean: float) -> dict[s
         "gradient_norm_squared": Estimate(signal, error(signals), float(n)),
         "noise_trace": Estimate(max(noise, 0.0), error(noises), float(n)),
     }
-    if signal <= SIGNIFICANT * error(signals):
+    covariance = (n - 1) * np.cov(noises, signals, bias=True)
+    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    low, high = fieller(noise, signal, covariance, quantile)
+    if not math.isfinite(high):
         out["noise_scale"] = Estimate(
             noise / signal if signal > 0 else math.nan,
             math.nan,
             float(n),
             status="under-sampled",
-            note="|G|^2 is not significantly above zero on this many reference samples",
+            note="|G|^2 is not significantly above zero on this many reference samples: the noise "
+            f"scale is above {low:.3g} at {100 * CONFIDENCE:g}% confidence",
         )
         return out
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = noises / signals
-    out["noise_scale"] = Estimate(noise / signal, error(ratios), float(n), note="in samples")
+    note = f"in samples; {100 * CONFIDENCE:g}% interval {low:.3g} to {high:.3g}"
+    out["noise_scale"] = Estimate(noise / signal, error(ratios), float(n), note=note)
     return out
+
+
+def fieller(
+    numerator: float, denominator: float, covariance: np.ndarray, quantile: float
+) -> tuple[float, float]:
+    """Interval of a ratio a/b >= 0 of two estimates: all r with (a - r b)^2 <= q^2 Var(a - r b).
+
+    (low, inf) if b is not significantly above zero; a negative b is taken as zero, which it cannot
+    be below in truth.
+    """
+    q2, denominator = quantile**2, max(denominator, 0.0)
+    aa, ab, bb = (float(covariance[k]) for k in ((0, 0), (0, 1), (1, 1)))
+    # r^2 (b^2 - q2 bb) - 2 r (a b - q2 ab) + (a^2 - q2 aa) <= 0
+    square = denominator**2 - q2 * bb
+    half = numerator * denominator - q2 * ab
+    free = numerator**2 - q2 * aa
+    root = half**2 - square * free
+    if square > 0:
+        spread = math.sqrt(max(root, 0.0))
+        return max((half - spread) / square, 0.0), max((half + spread) / square, 0.0)
+    if root < 0 or square == 0:
+        return 0.0, math.inf
+    # outside the two roots: of them the positive one bounds from below
+    roots = sorted((half + s * math.sqrt(root)) / square for s in (-1, 1))
+    positive = [r for r in roots if r > 0]
+    return (positive[0] if free > 0 and positive else 0.0), math.inf

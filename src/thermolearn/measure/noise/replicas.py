@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from thermolearn.core import checks
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.copying import untouched
 from thermolearn.measure.noise.response import Dynamics
+from thermolearn.measure.noise.training_mode import training_differs
 from thermolearn.measure.setting import window_of
 from thermolearn.measure.window import Pair
 
@@ -30,7 +32,9 @@ def sgd_replicas(
 
     All replicas step at once (`torch.func.vmap`), in float64 and eval mode, on copies: the user's
     objects are not changed. Momentum starts at zero (give `burn_in`). For data, batch size and
-    settings of a run this measures the effective temperature around where the run is.
+    settings of a run this measures the effective temperature around where the run is: of a model
+    that computes the same in training mode. Dropout and batch statistics are no part of it; the
+    temperatures of a model that has them get the status "eval mode".
 
     Parameters
     ----------
@@ -55,6 +59,7 @@ def sgd_replicas(
     with untouched():
         window = window_of(model, loss_fn, data, optimizer)
         twin, (x, y) = window.model, window.reference
+        caveat = training_differs(twin, x)
     held = {id(p) for g in optimizer.param_groups for p in g["params"]}
     names = [n for n, p in model.named_parameters() if p.requires_grad and id(p) in held]
     own = dict(twin.named_parameters())
@@ -91,7 +96,9 @@ def sgd_replicas(
             f"the model does not run for several parameter vectors at once "
             f"({type(error).__name__}: {error}); write a Dynamics for it"
         ) from error
-    return Dynamics(start, draw, step, settings["lr"], lambda state: state[:, 0])
+    # Nesterov: chi(1) = lr (1 + m), and <u^2> alone does not give the virial temperature
+    factor = math.nan if settings["nesterov"] else 1 + settings["momentum"]
+    return Dynamics(start, draw, step, settings["lr"], lambda state: state[:, 0], factor, caveat)
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> dict[str, float]:

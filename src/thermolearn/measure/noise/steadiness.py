@@ -13,10 +13,15 @@ from thermolearn.core.errors import SamplerWarning
 from thermolearn.core.estimate import Estimate
 
 LIMIT = 2**15  # bins before two are joined
-SEEN = 4.0  # standard errors
-LARGEST = 0.05  # drift beside the two sides that a stationary run may have
+SEEN = 4.0  # standard errors beyond which a difference counts as seen
+VISIBLE = SEEN + 1.645  # those that a difference must have to be seen with 95% probability
+SLOW = 3.0  # SEEN is so many times larger where the error is not to be relied on
+LARGEST = 0.1  # drift beside the two sides that must be visible in a run called stationary
 FEWEST = 8  # points of a path, and steps per block
-CUBIC = 4  # numbers in a cubic
+ENOUGH = 20  # points of a path that allow a verdict, and autocorrelation times
+CUBIC = 4  # numbers in a cubic; taking it away halves the autocorrelation time of slow motion
+STEADY, DRIFTS, UNTOLD = "ok", "not stationary", "under-sampled"  # outcomes, as statuses
+REPEATED = 1e-2  # squared difference after a period, beside that of independent points
 
 
 class BinnedSeries:
@@ -98,7 +103,8 @@ def drift_of_path(path: np.ndarray, steps: float) -> Estimate:
     """(end - start)/steps of a path, with the error that its fluctuations alone would give.
 
     The fluctuations are what is left of a cubic in time, so that a drift does not widen its own
-    error bar; their correlations are paid for. stderr = sqrt(2) sd/steps.
+    error bar; their correlations are paid for. stderr = sqrt(2) sd/steps. Status "under-sampled"
+    if there are fewer than 20 points or 20 autocorrelation times: the error is too small then.
 
     Raises
     ------
@@ -108,43 +114,111 @@ def drift_of_path(path: np.ndarray, steps: float) -> Estimate:
     n = len(path)
     if n < FEWEST:
         raise ValueError(f"a drift needs at least {FEWEST} points, got {n}")
-    time = np.linspace(-1, 1, n)
-    fit = np.polynomial.Chebyshev.fit(time, path, CUBIC - 1)
-    rest = path - fit(time)
-    tau = _tau(rest) or 0.5
+    rest = _rest(path)
+    tau = _positive_tau(rest)
     free = max(0.25, 1 - CUBIC * 2 * tau / n)
     sd = math.sqrt(float((rest**2).mean()) / free)
-    return Estimate(float(path[-1] - path[0]) / steps, math.sqrt(2) * sd / steps, n / (2 * tau))
+    few = n < ENOUGH or n < 2 * ENOUGH * tau
+    return Estimate(
+        float(path[-1] - path[0]) / steps,
+        math.sqrt(2) * sd / steps,
+        n / (2 * tau),
+        UNTOLD if few else "ok",
+    )
 
 
-def judge(drift: Estimate, scale: float, steps: int) -> tuple[bool, float, str]:
-    """Whether a drift was seen, the smallest that would have been (a share), and the sentence.
+def _rest(path: np.ndarray) -> np.ndarray:
+    time = np.linspace(-1, 1, len(path))
+    return path - np.polynomial.Chebyshev.fit(time, path, CUBIC - 1)(time)
 
-    A run counts as stationary if the drift is within 4 standard errors of zero and at most 5% of
-    `scale`, the size of the two sides.
+
+def _positive_tau(rest: np.ndarray) -> float:
+    """Autocorrelation time in elements from the lags before the first negative one, since what is
+    left of a fit is anticorrelated at long lags."""
+    n = len(rest)
+    covariance = np.fft.irfft(np.abs(np.fft.rfft(rest, 2 * n)) ** 2, 2 * n)[:n]
+    if not covariance[0] > 0:
+        return 0.5
+    rho = covariance / covariance[0]
+    negative = np.flatnonzero(rho <= 0)
+    return 0.5 + float(rho[1 : negative[0] if len(negative) else n].sum())
+
+
+def repeats(path: np.ndarray) -> bool:
+    """Whether a path is a cycle without noise: after some period it comes back to where it was.
+
+    The mean squared difference of points a lag apart, which for independent points is twice the
+    variance, must first rise to that and then fall below a hundredth of it.
+    """
+    rest = _rest(path)
+    n = len(rest)
+    if n < ENOUGH or not np.isfinite(rest).all():
+        return False
+    variance = float(rest.var())
+    if math.sqrt(variance) <= 1e-12 * float(np.abs(path).max()):
+        return True
+    lags = np.arange(1, n // 2)
+    squares = np.concatenate([[0.0], np.cumsum(rest**2)])
+    products = np.fft.irfft(np.abs(np.fft.rfft(rest, 2 * n)) ** 2, 2 * n)[lags]
+    apart = squares[n] - squares[lags] + squares[n - lags] - 2 * products
+    apart /= (n - lags) * 2 * variance
+    away = np.flatnonzero(apart > 0.3)
+    return bool(len(away)) and bool((apart[away[0] :] < REPEATED).any())
+
+
+def left_side(right: Estimate, drift: Estimate) -> Estimate:
+    """<theta . g> as the right side less the drift, which it is step by step.
+
+    Its error is that of both: what is common to theta and g cancels over the steps, and neither a
+    sample of the steps nor the scatter of blocks would see that.
+    """
+    status = right.status if right.status != "ok" else drift.status
+    error = math.hypot(float(right.stderr), float(drift.stderr))
+    return Estimate(float(right) - float(drift), error, right.n_eff, status)
+
+
+def judge(drift: Estimate, scale: float, steps: int) -> tuple[str, float, str]:
+    """`STEADY`, `DRIFTS` or `UNTOLD`, the smallest drift that would have been seen (a share of
+    `scale`, the size of the two sides; with 95% probability), and the sentence.
+
+    A drift is seen beyond 4 standard errors (12 where the error is under-sampled: random walks
+    reach that in 1 of 100). None is seen only where one of 10% of `scale` would have been.
     """
     if not scale > 0:
-        return False, math.nan, "nothing was updated: there is nothing to be told"
-    share, smallest = abs(float(drift)) / scale, SEEN * float(drift.stderr) / scale
+        return DRIFTS, math.nan, "nothing was updated: there is nothing to be told"
+    error, sure = float(drift.stderr) / scale, drift.status == "ok"
+    factor = 1.0 if sure else SLOW
+    share, smallest = abs(float(drift)) / scale, (VISIBLE - SEEN + factor * SEEN) * error
     if not math.isfinite(share + smallest):
-        return False, math.nan, "the sides are not finite: the run diverged"
-    if share * scale > SEEN * float(drift.stderr) or share > LARGEST:
+        return DRIFTS, math.nan, "the sides are not finite: the run diverged"
+    if share > factor * SEEN * error:
         way = "grows" if float(drift) > 0 else "shrinks"
-        known = "" if share > smallest else f", known to {_percent(smallest)}"
         return (
-            False,
+            DRIFTS,
             smallest,
             f"the run drifts: over {steps} steps the norm of the parameters {way}, and the two "
-            f"sides differ by {_percent(share)}{known}: no temperature",
+            f"sides differ by {_percent(share)}: no temperature",
+        )
+    if sure and smallest <= LARGEST:
+        return (
+            STEADY,
+            smallest,
+            f"no drift seen over {steps} steps; a drift above {_of_sides(smallest)} would have "
+            "been seen",
         )
     return (
-        True,
+        UNTOLD,
         smallest,
-        f"no drift seen over {steps} steps; a drift above {_percent(smallest)} of the two sides "
-        "would have been seen",
+        f"it cannot be told if the run drifts: over {steps} steps a drift below "
+        f"{_of_sides(smallest)} would not have been seen",
     )
 
 
 def _percent(share: float) -> str:
     """Two digits, without an exponent where a factor is plainer."""
     return f"{100 * share:.2g}%" if share < 0.995 else f"{share:.2g} times their size"
+
+
+def _of_sides(share: float) -> str:
+    text = f"{100 * share:.2g}% of" if share < 0.995 else f"{share:.2g} times"
+    return f"{text} the two sides"

@@ -12,18 +12,21 @@ from torch import nn
 
 from thermolearn.core import checks
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.core.estimate import Estimate, jackknife
+from thermolearn.core.estimate import Estimate
 from thermolearn.measure.copying import check_measurable, unwrap
 from thermolearn.measure.noise.steadiness import (
     FEWEST,
+    STEADY,
     BinnedSeries,
-    block_means,
     correlated_mean,
     drift_of_path,
     judge,
+    left_side,
+    repeats,
 )
 from thermolearn.measure.noise.virial_sides import VirialSides
 
+CYCLE = "cycle"
 READ_EVERY = 256  # steps between two looks at numbers that may lie on an accelerator
 
 
@@ -31,7 +34,7 @@ READ_EVERY = 256  # steps between two looks at numbers that may lie on an accele
 class GroupResult:
     """The two sides of one parameter group; the relation holds for each group alone."""
 
-    parameters: int
+    parameters: float
     theta_dot_gradient: Estimate
     half_rate_update_squared: Estimate
     temperature: Estimate
@@ -49,24 +52,25 @@ class VirialResult:
         Left over right; 1 in a stationary run.
     temperature : Estimate
         <theta . g>/d per parameter, in units of the loss. NaN with status "not applicable" for an
-        optimizer that is not SGD; status "not stationary" or "settings changed" where the value is
-        no temperature.
+        optimizer that is not SGD; status "not stationary", "settings changed" or "cycle" (the
+        same steps over and over, without noise) where the value is no temperature, "under-sampled"
+        where that cannot be told.
     temperature_from_updates : Estimate
         The same from the right side, which often fluctuates less.
     drift : Estimate
         Right minus left side: (|theta|^2_end - |theta|^2_start)/(2 lr steps) without momentum,
         (Phi_end - Phi_start)/steps with it (see `VirialSides`), per step in units of the loss.
     smallest_drift_seen : float
-        Drift, as a share of the right side, that would have been seen (4 standard errors).
+        Drift, as a share of the right side, that would have been seen with 95% probability.
     stationary : bool
-        No drift was seen (at most 4 standard errors and at most 5%).
+        No drift was seen, and one of 10% of the right side would have been.
     statement : str
         That in one sentence.
     steps, discarded, parameters : int
-        Steps used, steps left out at the start, parameters updated per step.
+        Steps used, steps left out at the start, parameters updated per step (on average).
     groups : tuple of GroupResult
     status : str
-        "ok", "not stationary", "settings changed" or "not applicable".
+        "ok", "not stationary", "under-sampled", "cycle", "settings changed" or "not applicable".
     """
 
     theta_dot_gradient: Estimate
@@ -80,7 +84,7 @@ class VirialResult:
     statement: str
     steps: int
     discarded: int
-    parameters: int
+    parameters: float
     groups: tuple[GroupResult, ...]
     status: str
 
@@ -135,6 +139,7 @@ class VirialThermometer:
         self._series: BinnedSeries | None = None
         self.steps = 0
         self._changes = 0
+        self._columns = 0
         self.changed_at = 0  # step of the last change of the optimizer's settings
         self.reason = ""  # why steps could not be read
         self._hooks = [
@@ -150,6 +155,9 @@ class VirialThermometer:
         sides = self._sides
         if not self._guarded(sides.after):
             return
+        if sides.columns != self._columns:  # another number of groups: the series starts anew
+            self._columns, self._series = sides.columns, None
+            self.steps, self.changed_at, self._changes = 0, 0, sides.changes
         if sides.changes != self._changes:
             self._changes, self.changed_at = sides.changes, self.steps
         self.steps += 1
@@ -168,11 +176,10 @@ class VirialThermometer:
 
     def _read(self) -> BinnedSeries:
         sides = self._sides
-        columns = max(sides.columns, 2)
-        if self._series is None or self._series.values.shape[1] != columns:
-            self._series = BinnedSeries(columns)
+        if self._series is None:
+            self._series = BinnedSeries(max(sides.columns, 2) // 2 * 3)
         if sides.rows:
-            self._series.extend(sides.drain())
+            self._series.extend(sides.drain_with_counts())
         return self._series
 
     def close(self) -> None:
@@ -220,7 +227,7 @@ class VirialThermometer:
         self.steps, self.changed_at = int(state["steps"]), int(state["changed_at"])
         self.reason = str(state["reason"])
         self._sides.load_state_dict(state["sides"])
-        self._changes = self._sides.changes
+        self._changes, self._columns = self._sides.changes, self._sides.columns
         arrays = {k: state[k].numpy() for k in ("bins", "rest")}
         self._series = BinnedSeries.from_state({"width": state["width"], **arrays})
 
@@ -262,34 +269,29 @@ class VirialThermometer:
 
 
 def _analyze(rows: np.ndarray, width: int, blocks: int, sides: VirialSides) -> VirialResult:
-    half = rows.shape[1] // 2
-    left, right = rows[:, :half].sum(1), rows[:, half:].sum(1)
-    steps = len(rows) * width
-    with np.errstate(all="ignore"):
-        path = -np.concatenate([[0.0], np.cumsum(left - right)]) * width
-    if not np.isfinite(path).all():
-        raise ValueError("the gradients or the parameters became NaN or infinite: the run diverged")
-    drift = drift_of_path(path, steps)
-    sides_mean = [correlated_mean(s, blocks) for s in (left, right)]
-    stationary, smallest, statement = judge(drift, float(sides_mean[1]), steps)
-    status = "ok" if stationary else "not stationary"
-    blocked = block_means(np.stack([left, right], 1), blocks)
-    if float(sides_mean[1]) > 0:
-        error = jackknife(lambda b: b[:, 0].mean() / b[:, 1].mean(), blocked, blocks=blocks).stderr
-        ratio = Estimate(float(left.mean() / right.mean()), error, float(blocks))
-    else:
-        ratio = Estimate(math.nan, math.nan, status="nothing was updated")
-    groups = tuple(
-        _group(rows[:, [k, half + k]], n, blocks, status, sides.covered)
-        for k, n in enumerate(sides.group_parameters)
-    )
+    n_groups = rows.shape[1] // 3
+    parts = [_group(rows[:, k::n_groups], width, blocks) for k in range(n_groups)]
+    left, right, counts = (part.sum(1) for part in np.split(rows, 3, axis=1))
+    steps, parameters = len(rows) * width, float(counts.mean())
+    path = _path(left, right, width)
+    drift, right_mean = drift_of_path(path, steps), correlated_mean(right, blocks)
+    left_mean = left_side(right_mean, drift)
+    status, smallest, statement = judge(drift, float(right_mean), steps)
+    stationary = status == STEADY
+    if status != "not stationary" and repeats(path):
+        status = CYCLE
+        statement += "; the steps repeat themselves: a cycle without noise has no temperature"
     if not sides.covered:
         statement, status = f"{statement}; {sides.reason}", "not applicable"
-    temperatures = [_per_parameter(s, sides.parameters, status) for s in sides_mean]
+    groups = tuple(
+        replace(g, temperature=_per_parameter(g.theta_dot_gradient, g.parameters, status))
+        for g in parts
+    )
+    temperatures = [_per_parameter(s, parameters, status) for s in (left_mean, right_mean)]
     return VirialResult(
-        sides_mean[0],
-        sides_mean[1],
-        ratio,
+        left_mean,
+        right_mean,
+        _ratio(right_mean, drift),
         temperatures[0],
         temperatures[1],
         drift,
@@ -298,21 +300,38 @@ def _analyze(rows: np.ndarray, width: int, blocks: int, sides: VirialSides) -> V
         statement,
         steps,
         0,
-        sides.parameters,
+        parameters,
         groups,
         status,
     )
 
 
-def _group(
-    sides: np.ndarray, parameters: int, blocks: int, status: str, covered: bool
-) -> GroupResult:
-    left, right = (correlated_mean(sides[:, k], blocks) for k in (0, 1))
-    status = status if covered else "not applicable"
-    return GroupResult(parameters, left, right, _per_parameter(left, parameters, status))
+def _path(left: np.ndarray, right: np.ndarray, width: int) -> np.ndarray:
+    """Phi along the steps, from zero."""
+    with np.errstate(all="ignore"):
+        path = -np.concatenate([[0.0], np.cumsum(left - right)]) * width
+    if not np.isfinite(path).all():
+        raise ValueError("the gradients or the parameters became NaN or infinite: the run diverged")
+    return path
 
 
-def _per_parameter(side: Estimate, parameters: int, status: str) -> Estimate:
+def _ratio(right: Estimate, drift: Estimate) -> Estimate:
+    if not float(right) > 0:
+        return Estimate(math.nan, math.nan, status="nothing was updated")
+    share = float(drift) / float(right)
+    error = math.hypot(float(drift.stderr), share * float(right.stderr)) / float(right)
+    return Estimate(1 - share, error, drift.n_eff, drift.status)
+
+
+def _group(sides: np.ndarray, width: int, blocks: int) -> GroupResult:
+    """One group from its columns left, right, count; the temperature is filled in later."""
+    left, right, counts = sides.T
+    drift = drift_of_path(_path(left, right, width), len(sides) * width)
+    mean = correlated_mean(right, blocks)
+    return GroupResult(float(counts.mean()), left_side(mean, drift), mean, Estimate(math.nan))
+
+
+def _per_parameter(side: Estimate, parameters: float, status: str) -> Estimate:
     if status == "not applicable" or parameters == 0:
         return Estimate(math.nan, math.nan, status="not applicable")
     status = side.status if status == "ok" else status

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
+from thermolearn.measure.noise.leading_order import leading_order
+from thermolearn.measure.noise.sgd_terms import SMALL, mixing_factor
 from thermolearn.measure.noise.steadiness import (
+    ENOUGH,
     FEWEST,
-    SEEN,
+    STEADY,
+    UNTOLD,
     correlated_mean,
     drift_of_path,
     judge,
+    left_side,
+    repeats,
 )
-from thermolearn.measure.noise.virial_sides import mixing_factor
 from thermolearn.measure.window import Run, Window
 
 SIDES = ("theta_dot_gradient", "half_rate_update_squared", "virial_gap")
@@ -63,13 +69,16 @@ class Virial:
             )
         changed = any(e.status == "settings changed" for e in found.values())
         sides = [float(found[k]) if k in found else math.nan for k in SIDES[:2]]
-        history.append([window.step, norm, factor, *sides, float(count), float(changed)])
+        phi = window.accumulators.get("virial_phi", factor * norm)
+        history.append(
+            [window.step, norm, factor, *sides, float(count), float(changed), float(phi)]
+        )
         return values
 
     def summarize(self, run: Run) -> list[dict[str, Any]]:
         """One row; raises NotApplicableError where fewer than 8 windows have equal settings."""
         window = run.last
-        history = np.array(run.cache.get(self.name, [])).reshape(-1, 7)
+        history = np.array(run.cache.get(self.name, [])).reshape(-1, 8)
         with_sides = history[np.isfinite(history[:, 3])]
         if not len(with_sides):
             raise NotApplicableError("no step was read: the virial relation needs the loop's steps")
@@ -79,8 +88,11 @@ class Virial:
                 f"{len(kept)} windows with unchanged optimizer settings at the end of the run, "
                 f"{FEWEST} are needed: lower every= or train longer at a constant learning rate"
             )
-        values, statement = summary_of(kept, window.optimizer["name"] == "SGD")
-        leading = _leading_order(run, kept, window)
+        reason = _reason(window)
+        values, statement = summary_of(kept, not reason)
+        if reason:
+            statement = f"{statement.removesuffix('.')}; {reason}."
+        leading = leading_order(run, window, int(kept[0, 0]), float(kept[-1, 5]))
         if leading is not None:
             values["temperature_leading_order"] = leading
         row = {"values": {k: e.to_dict() for k, e in values.items()}, "notes": [statement]}
@@ -88,28 +100,31 @@ class Virial:
 
 
 def summary_of(kept: np.ndarray, sgd: bool) -> tuple[dict[str, Estimate], str]:
-    """Values and statement from rows (step, |theta|^2, factor, left, right, d, changed)."""
-    steps, norms, factor = kept[:, 0], kept[:, 1], kept[:, 2]
+    """Values and statement from rows (step, |theta|^2, factor, left, right, d, changed, Phi)."""
+    steps, phi, count = kept[:, 0], kept[:, 7], float(kept[:, 5].mean())
     blocks = min(20, len(kept) // 2)
-    left, right = (correlated_mean(kept[:, k], blocks) for k in (3, 4))
+    right = correlated_mean(kept[:, 4], blocks)
     span = int(steps[-1] - steps[0])
-    if np.isfinite(factor).all():
-        drift = drift_of_path(norms * factor, span)
-    else:  # several learning rates: only the sampled steps tell
-        drift = -correlated_mean(kept[:, 3] - kept[:, 4], blocks)
-    stationary, smallest, statement = judge(drift, float(right), span)
-    unsteady = "ok" if stationary else "not stationary"
-    count = float(kept[-1, 5])
+    told = bool(np.isfinite(phi).all())
+    # several learning rates and no Phi: only the sampled steps tell
+    drift = drift_of_path(phi, span) if told else -correlated_mean(kept[:, 3] - kept[:, 4], blocks)
+    status, smallest, statement = judge(drift, float(right), span)
+    if status == STEADY and len(kept) < ENOUGH:
+        status = UNTOLD
+    if status != "not stationary" and told and repeats(phi):
+        status = "cycle"
+        statement += "; the windows repeat themselves: a cycle without noise has no temperature"
+    drift = replace(drift, status=status)
+    left = left_side(right, drift)
 
     def temperature(side: Estimate) -> Estimate:
         if not sgd:
             return Estimate(math.nan, math.nan, status="not applicable")
-        status = unsteady if unsteady != "ok" else side.status
         return Estimate(
             side.value / count,
             side.stderr / count,
             side.n_eff,
-            status,
+            status if status != STEADY else side.status,
             "per updated parameter; a temperature only where no drift is seen",
         )
 
@@ -119,15 +134,25 @@ def summary_of(kept: np.ndarray, sgd: bool) -> tuple[dict[str, Estimate], str]:
         "theta_dot_gradient": left,
         "half_rate_update_squared": right,
         "drift": drift,
-        "smallest_drift_seen": Estimate(smallest, note=f"{SEEN:g} standard errors"),
+        "smallest_drift_seen": Estimate(smallest, note="seen with 95% probability"),
+        "first_step": Estimate(float(steps[0])),
         "steps": Estimate(float(span)),
     }
-    if not sgd:
-        statement += (
-            "; the optimizer is not SGD: each parameter has a temperature of its own, and none is "
+    return values, statement[0].upper() + statement[1:] + "."
+
+
+def _reason(window: Window) -> str:
+    """Why no temperature belongs to the run; empty if one does."""
+    if window.optimizer["name"] != "SGD":
+        return (
+            "the optimizer is not SGD: each parameter has a temperature of its own, and none is "
             "given for the whole"
         )
-    return values, statement[0].upper() + statement[1:] + "."
+    state = window.snapshot.load()
+    names = [n for n, p in window.setting.template.named_parameters() if p.requires_grad]
+    if any(state[n].dtype in SMALL for n in names if n in state):
+        return "rounding to half precision swallows small updates: no temperature is given"
+    return ""
 
 
 def _settled(history: np.ndarray) -> np.ndarray:
@@ -164,33 +189,3 @@ def _norm_squared(window: Window) -> float:
 
 def _estimate(value: Estimate | float) -> Estimate:
     return value if isinstance(value, Estimate) else Estimate(float(value))
-
-
-def _leading_order(run: Run, kept: np.ndarray, window: Window) -> Estimate | None:
-    """lr tr Sigma/(2 B d (1 - m)) from the gradient noise measured in the same windows."""
-    settings = window.optimizer
-    rows = [
-        r["values"]
-        for r in run.rows
-        if r.get("kind") == "snapshot"
-        and r.get("quantity") == "gradient_noise"
-        and r.get("step", -1) >= kept[0, 0]
-    ]
-    noise, bars = [], []
-    for values in rows:
-        trace, size = values.get("noise_trace", {}), values.get("batch_size", {}).get("value")
-        if trace.get("value") is not None and size:
-            noise.append(trace["value"] / size)
-            bars.append((trace.get("stderr") or 0.0) / size)
-    if len(noise) < 2 or settings["name"] != "SGD" or not np.isfinite(kept[-1, 2]):
-        return None
-    m = float(settings.get("momentum") or 0.0)
-    rate = float(settings.get("lr") or 0.0) / (2 * (1 - m) * float(kept[-1, 5]))
-    # all windows share the reference samples, whose error does not average out
-    error = math.hypot(float(np.std(noise, ddof=1)) / math.sqrt(len(noise)), float(np.mean(bars)))
-    return Estimate(
-        rate * float(np.mean(noise)),
-        rate * error,
-        note="lr tr Sigma/(2 B d (1 - m)): small learning rates, batches with replacement; tr "
-        "Sigma on the reference samples",
-    )

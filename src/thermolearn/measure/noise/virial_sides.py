@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate, mean_estimate
+from thermolearn.measure.noise.sgd_terms import SMALL, adds_in_place, mixing_factor, terms_of
 
 NOTE = "mean over the sampled steps of the window; successive steps are not independent"
 FOREACH: Any = torch  # whose foreach functions have no stubs
 SETTINGS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 SMALL_TOTAL = 2**16  # elements that are copied end to end
-SMALL = (torch.float16, torch.bfloat16)  # sums over these would lose what is summed
 
 
 class VirialSides:
@@ -36,11 +35,12 @@ class VirialSides:
     Phi = [(1 - m) |theta|^2/(2 lr) - c theta . v]/(1 - t), c = m, or m^2 with Nesterov: their means
     agree if and only if Phi does not drift. For any other optimizer the actual updates are taken:
     -<theta . dtheta>/lr and <|dtheta|^2>/(2 lr), which agree if |theta|^2 does not drift; no
-    temperature belongs to them.
+    temperature belongs to them. So it is done with SGD on parameters in half precision too, where
+    rounding swallows small updates.
 
-    Call `before` before a step and `after` after it, on all steps or on a sample of them. Both
-    sides are read after the step, so that closures (which compute the gradient inside the step)
-    count as they should.
+    Groups with a learning rate of zero are left out. Call `before` before a step and `after` after
+    it, on all steps or on a sample of them. Both sides are read after the step, so that closures
+    (which compute the gradient inside the step) count as they should.
 
     Parameters
     ----------
@@ -52,8 +52,6 @@ class VirialSides:
         Whether the relations of SGD hold; otherwise `reason` says why not.
     columns : int
         2 x parameter groups: the left sides of the groups, then the right ones.
-    parameters : int
-        Numbers that the last step updated; `group_parameters` by group.
     settings : tuple
         Learning rate, momentum, ... of all groups in the last step.
     changes : int
@@ -76,17 +74,11 @@ class VirialSides:
                 "pass the torch optimizer inside a wrapper"
             )
         self.optimizer = optimizer
-        self.covered = type(optimizer) is torch.optim.SGD
-        self.reason = (
-            ""
-            if self.covered
-            else f"{type(optimizer).__name__} rescales each parameter's update by its own history: "
-            "each parameter has a temperature of its own, and only the drift of |theta|^2 is tested"
-        )
+        self.reason = _reason(optimizer)
+        self.covered = not self.reason
         self.rows: list[Any] = []
+        self.counts: list[list[int]] = []  # parameters that each of these steps updated, by group
         self.columns = 0
-        self.parameters = 0
-        self.group_parameters: list[int] = []
         self.settings: tuple[Any, ...] = ()
         self.changes = 0
         self._taken = 0  # changes at the last `take`
@@ -131,10 +123,10 @@ class VirialSides:
         self._held = None
         if not any(sizes):
             return False
-        self.parameters, self.group_parameters = sum(sizes), sizes
         if self.columns != 2 * len(pairs):
-            self.columns, self.rows = 2 * len(pairs), []
+            self.columns, self.rows, self.counts = 2 * len(pairs), [], []
         self.rows.append(_row(pairs))
+        self.counts.append(sizes)
         return True
 
     def _update_sides(self, k: int, group: dict[str, Any]) -> tuple[Any, Any] | None:
@@ -152,12 +144,40 @@ class VirialSides:
     # -- what was read -----------------------------------------------------------------------------
     def drain(self) -> np.ndarray:
         """The rows since the last call, (steps, columns) in float64; they are forgotten here."""
+        return self.drain_with_counts()[:, : self.columns]
+
+    def drain_with_counts(self) -> np.ndarray:
+        """The same, followed by the parameters that each group updated in that step."""
         rows, self.rows = self.rows, []
+        counts, self.counts = self.counts, []
         waiting = [row for row in rows if isinstance(row, Tensor)]
         if waiting:  # on an accelerator: brought over all at once
             found = iter(torch.stack(waiting).cpu().tolist())
             rows = [next(found) if isinstance(row, Tensor) else row for row in rows]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), self.columns)
+        sides = np.array(rows, dtype=np.float64).reshape(len(rows), self.columns)
+        sizes = np.array(counts, dtype=np.float64).reshape(len(rows), self.columns // 2)
+        return np.concatenate([sides, sizes], 1)
+
+    @torch.no_grad()
+    def phi(self) -> float:
+        """Phi as it is now, summed over the groups: the sides differ by minus its change per step.
+
+        For an optimizer that is not covered, |theta|^2/(2 lr).
+        """
+        total = 0.0
+        for group in self.optimizer.param_groups:
+            factor = mixing_factor(group if self.covered else {"lr": group.get("lr")})
+            if not math.isfinite(factor):  # nothing is updated without a learning rate
+                continue
+            total += factor * sum([_exact_dot(p, p) for p in group["params"]])
+            m = float(group["momentum"]) if self.covered else 0.0
+            if m == 0:
+                continue
+            weight = m**2 if group["nesterov"] else m / (1 - float(group["dampening"]))
+            for p in group["params"]:
+                v = self.optimizer.state.get(p, {}).get("momentum_buffer")
+                total -= 0.0 if v is None else weight * _exact_dot(p, v)
+        return total
 
     def take(self) -> dict[str, Estimate]:
         """Means over the steps since the last call; empty if there was none.
@@ -166,15 +186,15 @@ class VirialSides:
         -------
         dict
             ``theta_dot_gradient``, ``half_rate_update_squared`` and their difference
-            ``virial_gap`` in units of the loss, summed over the groups, and
-            ``updated_parameters``. Status ``"settings changed"`` if the learning rate or another
-            setting changed between the steps.
+            ``virial_gap`` in units of the loss, summed over the groups, ``updated_parameters`` per
+            step and ``virial_phi``, Phi as it is now. Status ``"settings changed"`` if the learning
+            rate or another setting changed between the steps.
         """
-        rows = self.drain()
+        rows = self.drain_with_counts()
         if not len(rows):
             return {}
         half = self.columns // 2
-        left, right = rows[:, :half].sum(1), rows[:, half:].sum(1)
+        left, right = rows[:, :half].sum(1), rows[:, half : 2 * half].sum(1)
         changed, self._taken = self.changes > self._taken, self.changes
         status = "settings changed" if changed else "ok"
         note = NOTE if self.covered else f"{NOTE}; from the updates, not the gradients"
@@ -182,17 +202,17 @@ class VirialSides:
             "theta_dot_gradient": mean_estimate(left, status=status, note=note),
             "half_rate_update_squared": mean_estimate(right, status=status, note=note),
             "virial_gap": mean_estimate(left - right, status=status, note=note),
-            "updated_parameters": Estimate(float(self.parameters)),
+            "updated_parameters": Estimate(float(rows[:, 2 * half :].sum(1).mean())),
+            "virial_phi": Estimate(self.phi()),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and one tensor."""
-        rows = self.drain()
-        self.rows = [list(row) for row in rows]
+        rows = self.drain_with_counts()
+        self._put_back(rows)
         return {
             "rows": torch.from_numpy(rows.copy()),
             "columns": self.columns,
-            "group_parameters": list(self.group_parameters),
             "settings": [[float(v) for v in s] for s in self.settings],
             "changes": self.changes,
             "taken": self._taken,
@@ -201,11 +221,29 @@ class VirialSides:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.columns = int(state["columns"])
-        self.rows = state["rows"].double().tolist()
-        self.group_parameters = [int(n) for n in state["group_parameters"]]
-        self.parameters = sum(self.group_parameters)
+        self._put_back(state["rows"].double().numpy())
         self.settings = tuple(tuple(s) for s in state["settings"])
         self.changes, self._taken = int(state["changes"]), int(state["taken"])
+
+    def _put_back(self, rows: np.ndarray) -> None:
+        self.rows = rows[:, : self.columns].tolist()
+        self.counts = rows[:, self.columns :].tolist()
+
+
+def _reason(optimizer: torch.optim.Optimizer) -> str:
+    """Why the relations of SGD do not hold; empty where they do."""
+    if type(optimizer) is not torch.optim.SGD:
+        return (
+            f"{type(optimizer).__name__} rescales each parameter's update by its own history: each "
+            "parameter has a temperature of its own, and only the drift of |theta|^2 is tested"
+        )
+    if any(p.dtype in SMALL for g in optimizer.param_groups for p in g["params"]):
+        return (
+            "rounding to half precision swallows small updates, so that the parameters do not "
+            "move as SGD says, and only the drift of |theta|^2 is tested; for a temperature keep "
+            "the parameters in float32 and use autocast"
+        )
+    return ""
 
 
 def _settings(group: dict[str, Any]) -> tuple[Any, ...]:
@@ -222,6 +260,11 @@ def _check(parameters: list[Tensor], reads_gradients: bool) -> None:
             raise NotApplicableError(
                 "the gradients are sparse; build the embedding with sparse=False"
             )
+        if reads_gradients and p.dtype in SMALL:  # not so when the optimizer was first seen
+            raise NotApplicableError(
+                "the parameters were cast to half precision during the run, where rounding "
+                "swallows small updates; cast them before the measurement starts"
+            )
 
 
 def _sgd_sides(
@@ -229,13 +272,17 @@ def _sgd_sides(
 ) -> tuple[Any, Any] | None:
     """theta . g and its counterpart of one group, from what the step has left behind; None where
     nothing was updated."""
-    m = float(group["momentum"])
+    m, rate = float(group["momentum"]), float(group["lr"])
+    if rate == 0:
+        return None
+    in_place = bool(group["nesterov"]) and adds_in_place(parameters, group)
     if m != 0:
         parameters = [p for p in parameters if state[p].get("momentum_buffer") is not None]
     if not parameters:
         return None
-    numbers = [float(group[k]) for k in ("lr", "weight_decay", "dampening")]
-    terms = _terms(m, *numbers, bool(group["nesterov"]), bool(group.get("maximize")))
+    numbers = (rate, float(group["weight_decay"]), float(group["dampening"]))
+    flags = (bool(group["nesterov"]), bool(group.get("maximize")), in_place)
+    terms = terms_of(m, *numbers, *flags)
     vectors = [
         [_flat(p) for p in parameters],
         [_flat(p.grad) for p in parameters if p.grad is not None],
@@ -263,41 +310,6 @@ def _gram(vectors: list[list[Tensor]]) -> list[list[float]] | None:
     return (flat @ flat.T).tolist()
 
 
-@lru_cache(maxsize=64)
-def _terms(
-    m: float, rate: float, decay: float, dampening: float, nesterov: bool, maximize: bool
-) -> list[tuple[int, int, float, float]]:
-    """The two sides as sums over scalar products (i, j, weight in the left, in the right side).
-
-    Everything is a combination of the parameters after the step (0), the gradient (1) and the
-    momentum v (2): theta before the step is theta + lr u. Products without weight are left out, so
-    that nothing has to be copied and few products are taken.
-    """
-    if m != 0 and dampening == 1:
-        raise NotApplicableError(
-            "dampening=1 keeps all gradients out of the momentum; choose less than 1"
-        )
-    now, gradient, velocity = np.eye(3)
-    sign = -1.0 if maximize else 1.0
-    if m != 0 and not nesterov:
-        update = velocity
-        before = now + rate * update
-        g = sign * gradient + decay * before
-        right = rate * (1 + m) / (2 * (1 - dampening)) * np.outer(update, update)
-    else:  # the update itself holds the decay of the parameters
-        if rate * decay == 1:
-            raise NotApplicableError("lr x weight_decay = 1 forgets the parameters at every step")
-        before = (now + rate * (sign * gradient + m * velocity)) / (1 - rate * decay)
-        g = sign * gradient + decay * before
-        update = g + m * velocity
-        right = rate * (1 - m) / 2 * np.outer(update, update)
-        right += rate * m**2 * np.outer(update, velocity)
-    both = [form + form.T - np.diag(np.diag(form)) for form in (np.outer(before, g), right)]
-    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
-    found = [(i, j, float(both[0][i, j]), float(both[1][i, j])) for i, j in pairs]
-    return [term for term in found if term[2] or term[3]]
-
-
 def _flat(t: Tensor) -> Tensor:
     flat = t if t.dim() == 1 else t.reshape(-1)
     return flat.float() if t.dtype in SMALL else flat
@@ -314,6 +326,12 @@ def _dot(a: Any, b: Any) -> Any:
     return torch.stack([p.to(device=device, dtype=dtype) for p in parts]).sum()
 
 
+def _exact_dot(a: Tensor, b: Tensor) -> float:
+    """Scalar product in float64 (float32 on mps): a drift is a small difference of these."""
+    dtype = torch.float32 if a.device.type == "mps" else torch.float64
+    return float(torch.dot(a.detach().reshape(-1).to(dtype), b.detach().reshape(-1).to(dtype)))
+
+
 def _row(pairs: list[tuple[Any, Any] | None]) -> Any:
     """Left sides, then right sides; a list of numbers, or a tensor on an accelerator."""
     sides = [0.0 if p is None else p[k] for k in (0, 1) for p in pairs]
@@ -323,13 +341,14 @@ def _row(pairs: list[tuple[Any, Any] | None]) -> Any:
     return torch.stack([torch.as_tensor(s, device=device) for s in sides])
 
 
-def mixing_factor(settings: dict[str, Any]) -> float:
-    """(1 - m)/(2 lr (1 - t)): what turns a change of |theta|^2 into a gap of the two sides.
+def sampled_step(block: int, spacing: int) -> int:
+    """The step of a block of `spacing` steps on which the virial relation is read.
 
-    `settings` are those of one parameter group; NaN without a positive learning rate.
+    Scrambled (the finalizer of splitmix64), since at equal distances the phase of an epoch would
+    be sampled; a pure function of the block, so that a resumed run reads the same steps.
     """
-    rate = float(settings.get("lr") or 0.0)
-    m, t = float(settings.get("momentum") or 0.0), float(settings.get("dampening") or 0.0)
-    if not rate > 0 or (m != 0 and t == 1):
-        return math.nan
-    return (1 - m) / (2 * rate * (1 - (t if m != 0 else 0.0)))
+    mask = 2**64 - 1
+    z = (block + 1) * 0x9E3779B97F4A7C15 & mask
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+    return block * spacing + (z ^ (z >> 31)) % spacing

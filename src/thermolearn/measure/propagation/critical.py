@@ -12,7 +12,13 @@ from thermolearn.core.checks import real
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
-from thermolearn.measure.propagation.averages import COARSE, NODES, moments
+from thermolearn.measure.propagation.averages import (
+    COARSE,
+    NODES,
+    check_resolved,
+    moments,
+    refuse_jump,
+)
 from thermolearn.measure.propagation.mean_field import WIDE, ActivationLike, MeanFieldMap
 
 # Where admissible q are looked for.
@@ -83,6 +89,9 @@ def critical_line(
     ValueError
         Not exactly one of the two, a q whose sigma_b2 would be negative (the message names the
         admissible range), or a sigma_b2 that no q has.
+    NotApplicableError
+        The activation jumps, or bends at points that are not known, so that the quadrature is not
+        right to 1e-6.
 
     Notes
     -----
@@ -91,10 +100,11 @@ def critical_line(
     f = resolve_activation(activation)
     if (q is None) == (sigma_b2 is None):
         raise ValueError("critical_line needs exactly one of q and sigma_b2")
+    refuse_jump(f)
     if q is not None:
         return _at(f, real("q", q, above=0.0))
     target = real("sigma_b2", sigma_b2, least=0.0)
-    biases = np.array([_pair(f, float(v))[1] for v in GRID])
+    biases = np.array([pair(f, float(v))[1] for v in GRID])
     flat = np.abs(biases) <= 1e-12 * GRID
     if target == 0 and flat.all():
         return _at(f, 1.0, note=ANY_Q)
@@ -121,10 +131,10 @@ def _crossings(biases: np.ndarray, target: float) -> np.ndarray:
 
 def _solve(f: Activation, target: float, k: int) -> float:
     low, high = float(GRID[k]), float(GRID[k + 1])
-    return bracketed_root(lambda v: _pair(f, v)[1] - target, low, high, tol=1e-15, log=True)
+    return bracketed_root(lambda v: pair(f, v)[1] - target, low, high, tol=1e-15, log=True)
 
 
-def _pair(f: Activation, q: float, n: int = NODES) -> tuple[float, float]:
+def pair(f: Activation, q: float, n: int = NODES) -> tuple[float, float]:
     """sigma_w2 and sigma_b2 (negative where there is none); NaN where the averages diverge."""
     try:
         m = moments(f, q, n)
@@ -137,16 +147,17 @@ def _pair(f: Activation, q: float, n: int = NODES) -> tuple[float, float]:
 
 
 def _at(f: Activation, q: float, note: str = "") -> CriticalPoint:
-    (w2, b2), coarse = _pair(f, q), _pair(f, q, COARSE)
+    (w2, b2), coarse = pair(f, q), pair(f, q, COARSE)
     if math.isnan(w2):
         raise ConvergenceError(
             f"the averages of {f.name} at q = {q:.6g} are not finite, or its slope is 0; "
             "choose another q"
         )
+    check_resolved(f, 1 / w2, 1 / coarse[0])
     if b2 < -1e-11 * max(q, 1e-12):
         raise ValueError(
             f"q = {q:.6g} is not on the critical line of {f.name}: it would need sigma_b2 = "
-            f"{b2:.6g} < 0; admissible q: {_admissible(f)}"
+            f"{b2:.6g} < 0; admissible q: {_admissible(f)}. {variance_preserving(f, q)}"
         )
     error = abs(b2 - coarse[1]) + 1e-15 * q
     if b2 <= 1e-12 * q:
@@ -168,9 +179,21 @@ def _at(f: Activation, q: float, note: str = "") -> CriticalPoint:
     )
 
 
+def variance_preserving(f: Activation, q: float) -> str:
+    """What can be had at q where there is no critical pair, in words."""
+    m = moments(f, q)
+    w2 = q / m.square if m.square > 0 else math.nan
+    if not math.isfinite(w2):
+        return ""
+    return (
+        f"sigma_w2 = {w2:.6g}, sigma_b2 = 0 keeps the variance {q:.6g}, at chi_1 = "
+        f"{w2 * m.slope_square:.4g} (gradients grow by that per layer)"
+    )
+
+
 def _admissible(f: Activation) -> str:
     """The ranges of q with sigma_b2 >= 0, in words."""
-    good = np.array([_pair(f, float(v))[1] for v in GRID]) >= -1e-12 * GRID
+    good = np.array([pair(f, float(v))[1] for v in GRID]) >= -1e-12 * GRID
     edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(int)))
     ranges = [f"{GRID[a]:.4g} to {GRID[b - 1]:.4g}" for a, b in edges.reshape(-1, 2)]
     return ", ".join(ranges) if ranges else "none"

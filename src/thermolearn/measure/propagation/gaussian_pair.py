@@ -13,6 +13,7 @@ from scipy.special import gamma, log_ndtr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thermolearn.core.activation import Elementwise
 from thermolearn.core.checks import real
 from thermolearn.measure.propagation.mellin import WeibullPartner
 
@@ -26,7 +27,7 @@ FLOAT = torch.float32  # lookups are made at least in this precision
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-class GaussianPreactivation(nn.Module):
+class GaussianPreactivation(Elementwise):
     """The activation phi_theta with W phi_theta(X) ~ N(0, 1) for X ~ N(0, 1), and the law of W.
 
     W is symmetric Weibull, P(|W| > t) = exp(-t^theta). With n inputs that are independent of each

@@ -26,6 +26,10 @@ from thermolearn.measure.canonical.tracing import TracedModel
 
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+SUBS = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
+TIMES = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+OVER = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
+MINUS = {operator.neg, torch.neg, "neg"}
 RESHAPES = ORDER_KEEPING | {"permute", "transpose", torch.permute, torch.transpose}
 # Functions of torch that are activations of `core.activation`, with their kinks.
 FUNCTIONS: dict[Any, str] = {
@@ -46,7 +50,8 @@ class Step:
     Attributes
     ----------
     kind : str
-        "input", "affine", "activation", "norm", "add", "shape", "pool" or "other".
+        "input", "affine", "activation", "norm", "add" (a sum or a difference), "scale" (by a
+        constant), "shape", "pool" or "other".
     name : str
         Qualified name of the module, or of the function.
     inputs : list of int
@@ -61,6 +66,8 @@ class Step:
     module: nn.Module | None = None
     activation: Activation | None = None
     readers: list[int] = field(default_factory=list)
+    factors: tuple[float, ...] = ()
+    """Of the inputs of a sum, or of the one that is scaled."""
 
 
 def trace_steps(model: nn.Module) -> list[Step]:
@@ -117,9 +124,15 @@ def _step(traced: TracedModel, node: fx.Node, inputs: list[int]) -> Step:
     name = str(getattr(node.target, "__name__", node.target))
     if traced.is_parametric(node):
         return Step("other", name, inputs)
-    if node.target in ADDS and len(inputs) == 2:
-        return Step("add", name, inputs)
+    if node.target in ADDS | SUBS and len(inputs) == 2:
+        alpha = node.kwargs.get("alpha", 1)
+        if isinstance(alpha, int | float) and len(node.args) == 2:
+            sign = -1.0 if node.target in SUBS else 1.0
+            return Step("add", name, inputs, factors=(1.0, sign * alpha))
     if len(inputs) == 1:
+        factor = _constant_factor(node)
+        if factor is not None:
+            return Step("scale", name, inputs, factors=(factor,))
         activation = _function_activation(node)
         if activation is not None:
             return Step("activation", activation.name, inputs, None, activation)
@@ -128,6 +141,18 @@ def _step(traced: TracedModel, node: fx.Node, inputs: list[int]) -> Step:
         if node.target in POOL_FUNCTIONS:
             return Step("pool", name, inputs)
     return Step("other", name, inputs)
+
+
+def _constant_factor(node: fx.Node) -> float | None:
+    """The number that a node multiplies its one input by; None if it does not."""
+    if node.target in MINUS:
+        return -1.0
+    given = [a for a in node.args if isinstance(a, int | float)]
+    if len(node.args) != 2 or len(given) != 1 or node.kwargs:
+        return None
+    if node.target in TIMES:
+        return float(given[0])
+    return 1 / given[0] if node.target in OVER and node.args[1] == given[0] != 0 else None
 
 
 def _module_step(name: str, module: nn.Module, inputs: list[int]) -> Step:
@@ -166,6 +191,9 @@ def _function_activation(node: fx.Node) -> Activation | None:
         return Activation(known, *ACTIVATIONS[known])
     function: Callable[..., Tensor] = getattr(Tensor, target) if isinstance(target, str) else target
     kinks = ACTIVATIONS[known][1] if known else (0.0, 6.0, -3.0, 3.0)
+    if known == "hardtanh":
+        given = dict(zip(("min_val", "max_val"), args, strict=False)) | kwargs
+        kinks = (float(given.get("min_val", -1.0)), float(given.get("max_val", 1.0)))
     return Activation(
         known or str(getattr(target, "__name__", target)),
         lambda z: function(z.clone(), *args, **kwargs),
@@ -174,23 +202,55 @@ def _function_activation(node: fx.Node) -> Activation | None:
 
 
 # -- walks over the wiring ---------------------------------------------------------------------
-def activation_behind(steps: list[Step], k: int) -> tuple[int | None, list[int]]:
-    """The activation that reads the output of step k, and the steps between (shape, norm, add).
+def reader_behind(steps: list[Step], k: int) -> int | None:
+    """The activation or normalization that reads the output of step k, across sums and reshapes.
 
-    None if an affine map, the end, or several different readers come first.
+    None if an affine map, the end, or an unknown operation comes first.
     """
-    between: list[int] = []
     while True:
         readers = steps[k].readers
         # a pre-activation block: the stream goes on beside the activation
-        nearest = next((r for r in readers if steps[r].kind == "activation"), None)
-        if nearest is not None:
-            return nearest, between
-        follow = [r for r in readers if steps[r].kind in ("shape", "norm", "pool", "add")]
+        for kind in ("norm", "activation"):
+            nearest = next((r for r in readers if steps[r].kind == kind), None)
+            if nearest is not None:
+                return nearest
+        follow = [r for r in readers if steps[r].kind in ("shape", "scale", "pool", "add")]
         if not follow:
-            return None, between
+            return None
         k = min(follow)
-        between.append(k)
+
+
+def independent(steps: list[Step], add: int) -> bool:
+    """Whether the inputs of a sum are uncorrelated: all but one are outputs of weights of their
+    own, drawn with mean zero, that the others have not seen."""
+    inputs = steps[add].inputs
+    if len(inputs) != 2:
+        return False
+    for one, other in (inputs, inputs[::-1]):
+        roots = _linear_roots(steps, one)
+        seen = {
+            weight_key(steps[j].module)
+            for j in ancestors(steps, other)
+            if steps[j].kind == "affine"
+        }
+        if roots and all(
+            steps[j].kind == "affine" and weight_key(steps[j].module) not in seen for j in roots
+        ):
+            return True
+    return False
+
+
+def weight_key(module: nn.Module | None) -> int:
+    """The same for layers that share one weight."""
+    weight = None if module is None else module._parameters.get("weight")
+    return id(module) if weight is None else id(weight)
+
+
+def _linear_roots(steps: list[Step], k: int) -> set[int]:
+    """Where the terms of step k come from, before reshapes, factors, sums and normalizations."""
+    if steps[k].kind in ("shape", "scale", "norm", "add"):
+        return set().union(*(_linear_roots(steps, i) for i in steps[k].inputs))
+    return {k}
 
 
 def neighbors(steps: list[Step]) -> list[tuple[str, Activation, str]]:
@@ -233,6 +293,8 @@ class Block:
     branch: int
     last: int
     projections: tuple[int, ...]
+    gain: float = 1.0
+    """Factor of the branch's variance between `last` and the sum."""
 
 
 def residual_blocks(steps: list[Step]) -> list[Block]:
@@ -250,24 +312,57 @@ def residual_blocks(steps: list[Step]) -> list[Block]:
         scalable = [j for j in own[deep] if steps[j].kind == "affine" or _scaled_norm(steps[j])]
         blocks.append(
             Block(
-                k, step.inputs[1 - deep], step.inputs[deep], scalable[-1], tuple(affine[1 - deep])
+                k,
+                step.inputs[1 - deep],
+                step.inputs[deep],
+                scalable[-1],
+                tuple(affine[1 - deep]),
+                _branch_gain(steps, k, deep, scalable[-1]),
             )
         )
     return blocks
 
 
-def transparent(steps: list[Step]) -> set[int]:
-    """Activations behind a residual sum whose skip they leave unchanged.
+def _branch_gain(steps: list[Step], add: int, deep: int, last: int) -> float:
+    gain, k = steps[add].factors[deep] ** 2, steps[add].inputs[deep]
+    while k != last and len(steps[k].inputs) == 1:
+        gain *= steps[k].factors[0] ** 2 if steps[k].kind == "scale" else 1.0
+        k = steps[k].inputs[0]
+    return gain
 
-    In x -> f(x + branch(x)) with f(f(z)) = f(z) (ReLU) the stream x has passed f before: it is not
-    Gaussian, and f leaves it as it is but for the branch.
+
+def transparent(steps: list[Step]) -> set[int]:
+    """Activations that leave what they read unchanged, because it has passed them before.
+
+    In x -> f(x + branch(x)) with f(f(z)) = f(z) (ReLU) the stream x has passed f: it is not
+    Gaussian, and f leaves it as it is but for the branch. So does f behind f.
     """
-    sums = {b.add for b in residual_blocks(steps) if steps[b.skip].kind == "activation"}
+    passed = activated(steps)
     return {
         k
         for k, step in enumerate(steps)
-        if step.activation is not None and step.inputs[0] in sums and passes_twice(step.activation)
+        if step.activation is not None
+        and step.inputs[0] in passed
+        and passes_twice(step.activation)
+        and passed[step.inputs[0]] == (step.activation.name, step.activation.kinks)
     }
+
+
+def activated(steps: list[Step]) -> dict[int, tuple | None]:
+    """Steps whose output is not Gaussian, and the one activation that its largest part has passed
+    (None: several, or something done to it since)."""
+    found: dict[int, tuple | None] = {}
+    skips = {b.add: b.skip for b in residual_blocks(steps)}
+    for k, step in enumerate(steps):
+        before = [found[i] for i in step.inputs if i in found]
+        if step.activation is not None:
+            found[k] = (step.activation.name, step.activation.kinks)
+        elif step.kind in ("shape", "pool") and before:
+            found[k] = before[0]
+        elif step.kind != "affine" and before:
+            # a sum with a branch that is small and Gaussian is nearly the skip
+            found[k] = before[0] if len(before) == 1 and skips.get(k) in found else None
+    return found
 
 
 def passes_twice(f: Activation) -> bool:

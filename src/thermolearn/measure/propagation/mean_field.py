@@ -15,7 +15,14 @@ from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
-from thermolearn.measure.propagation.averages import COARSE, NODES, moments, pair_moments
+from thermolearn.measure.propagation.averages import (
+    COARSE,
+    NODES,
+    half_square_difference,
+    moments,
+    pair_moments,
+    refuse_jump,
+)
 
 ActivationLike = str | Callable[[Tensor], Tensor] | Activation
 
@@ -23,6 +30,8 @@ WIDE = "leading order in the width; stderr is the numerical error"
 LARGEST, SMALLEST = 1e9, 1e-12  # of a variance that is looked for
 STEP = 1.05  # of the search for a fixed point
 ROUNDING = 1e-13  # relative; what a fixed point is found to
+CLOSEST = 1e-12  # distance 1 - c* that is resolved
+EQUAL = 1e-11  # chi_1 - 1 that is the rounding of the averages
 CRITICAL = 1e-4  # |chi_1 - 1| below which the phase is called critical
 MOST_LAYERS = 100_000
 
@@ -66,6 +75,9 @@ class MeanFieldMap:
     ------
     ValueError, TypeError
         A variance out of range, or an activation that cannot be used.
+    NotApplicableError
+        Of the methods that need a slope (all but `variance`, and `correlation` and `trajectory`
+        at a given q): the activation jumps.
 
     Notes
     -----
@@ -178,12 +190,16 @@ class MeanFieldMap:
         """The stable correlation c* = C(c*) of two inputs: 1 if chi_1 <= 1, below 1 in chaos.
 
         Status "marginal" where every correlation stays (q* = 0 of an activation that is linear
-        there, or a linear activation without biases).
+        there, or a linear activation without biases), and where c* is below 1 by less than 1e-12.
         """
         at = self._operating_point(q)
         fine = self._c_star(at, NODES)
         error = abs(fine - self._c_star(at, COARSE))
-        marginal = fine == 1.0 and abs(self._c(0.5, at) - 0.5) < ROUNDING
+        excess = self._chi(at) - 1
+        if 0 < fine < 1 and excess > 0:  # rounding of the two averages that chi_1 - 1 compares
+            error += min(ROUNDING / excess, 1.0) * (1 - fine)
+        unresolved = fine == 1.0 and excess > EQUAL
+        marginal = unresolved or (fine == 1.0 and abs(self._c(0.5, at) - 0.5) < ROUNDING)
         return Estimate(fine, error, status="marginal" if marginal else "ok", note=WIDE)
 
     def xi_q(self, q: float | None = None) -> Estimate:
@@ -231,9 +247,11 @@ class MeanFieldMap:
         return self.sigma_w2 * moments(self._f, q, n).square + self.sigma_b2
 
     def _slope(self, q: float, n: int = NODES) -> float:
+        refuse_jump(self._f)
         return self.sigma_w2 * moments(self._f, q, n).growth
 
     def _chi(self, q: float, n: int = NODES) -> float:
+        refuse_jump(self._f)
         return self.sigma_w2 * moments(self._f, q, n).slope_square
 
     def _c(self, c: float, q: float, n: int = NODES) -> float:
@@ -314,16 +332,22 @@ class MeanFieldMap:
         )
 
     def _c_star(self, q: float, n: int) -> float:
-        if self._chi(q, n) <= 1 + 1e-9:
+        if self._chi(q, n) <= 1 + EQUAL:
             return 1.0
         if abs(at_zero := self._c(0.0, q, n)) < 1e-14:  # odd, without biases
             return 0.0
+        if at_zero < 0:
+            return 0.0
+        same = self._v(q, n)
 
         def excess(distance: float) -> float:
-            return (self._c(1 - distance, q, n) - 1) / distance + 1
+            apart = half_square_difference(self._f, q, distance, n)
+            return 1 - self.sigma_w2 * apart / (same * distance)
 
         # at distance d below 1 the map exceeds the diagonal only beyond c*
-        return 1.0 - bracketed_root(excess, 1e-9, 1.0, tol=1e-13, log=True) if at_zero > 0 else 0.0
+        if excess(CLOSEST) >= 0:
+            return 1.0
+        return 1.0 - bracketed_root(excess, CLOSEST, 1.0, tol=1e-13, log=True)
 
     def _depth_scale(self, slope: Estimate) -> Estimate:
         s, error = abs(float(slope)), float(slope.stderr)

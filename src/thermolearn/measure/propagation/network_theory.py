@@ -13,12 +13,19 @@ from torch import Tensor, nn
 from thermolearn.core.activation import Activation
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.propagation.averages import TINY, moments, pair_moments
-from thermolearn.measure.propagation.graph import Step, neighbors, transparent
+from thermolearn.measure.propagation.graph import (
+    Step,
+    activated,
+    independent,
+    neighbors,
+    transparent,
+)
 
 INTERPOLATION = 9  # Chebyshev nodes per activation
 QUICK = 8  # nodes per panel: 2e-6, far below the effect of a finite width
 SIGNIFICANT = 5.0  # standard errors beyond which weights do not look independent
 FEWEST_WEIGHTS = 100
+ALIKE = 0.3  # relative spread of the mean squares of samples up to which they count as equal
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class _Signal:
 
     square: np.ndarray
     correlation: np.ndarray
+    mean: float = 0.0
+    """Over units, of the mean sample; what a normalization takes away."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,9 @@ def expected_propagation(steps: list[Step], x: Tensor) -> Expected:
     signals: list[_Signal] = []
     variance: dict[str, float] = {}
     correlation: dict[str, float] = {}
+    squares: dict[str, np.ndarray] = {}  # per sample
     lost: list[str] = []
-    clear = transparent(steps)
+    clear, bent = transparent(steps), activated(steps)
     for k, step in enumerate(steps):
         inputs = [signals[i] for i in step.inputs]
         if step.kind == "input":
@@ -136,18 +146,26 @@ def expected_propagation(steps: list[Step], x: Tensor) -> Expected:
             continue
         if step.kind == "affine":
             signals.append(_affine(inputs[0], laws[step.name]))
+            squares[step.name] = signals[-1].square
             variance[step.name] = float(signals[-1].square.mean())
             correlation[step.name] = float(signals[-1].correlation.mean())
             continue
-        signals.append(inputs[0] if k in clear else _pass(step, inputs))
+        unknown = (step.kind == "activation" and step.inputs[0] in bent and k not in clear) or (
+            step.kind == "add" and not independent(steps, k)
+        )
+        signals.append(
+            inputs[0] if k in clear else _lost(inputs[0]) if unknown else _pass(step, inputs)
+        )
         if np.isnan(signals[-1].square).any() and not any(np.isnan(s.square).any() for s in inputs):
             lost.append(step.name)
-    gain = {}
-    for below, f, above in neighbors(steps):
-        q = variance[below]
-        slope = moments(f, q).slope_square if math.isfinite(q) else math.nan
-        gain[below] = laws[above].sigma_w2 * slope
     notes = [f"nothing is predicted behind {name!r}" for name in dict.fromkeys(lost)]
+    uneven = [n for n, s in squares.items() if float(s.std()) > ALIKE * float(s.mean())]
+    if uneven:
+        notes.append(
+            f"the samples differ in size (by more than {ALIKE:.0%} in mean square at "
+            f"{', '.join(uneven[:4])}): the correlations are those of samples of equal size"
+        )
+    gain = _gains(steps, laws, squares)
     return Expected(variance, correlation, gain, laws, tuple(notes))
 
 
@@ -173,6 +191,43 @@ def _affine(s: _Signal, law: WeightLaw) -> _Signal:
     return _Signal(square, pair)
 
 
+def _gains(
+    steps: list[Step], laws: dict[str, WeightLaw], squares: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Growth of the squared gradient, all samples together: each sample has the slopes of its own
+    variance, and the weight that the layers behind have given its gradient."""
+    gain: dict[str, float] = {}
+    reached: dict[str, np.ndarray] = {}
+    for below, f, above in reversed(neighbors(steps)):
+        q = squares[below]
+        if not np.isfinite(q).all():
+            gain[below] = math.nan
+            continue
+        chi = laws[above].sigma_w2 * _over_samples(lambda v, f=f: moments(f, v).slope_square, q)
+        weight = reached.get(above, np.ones_like(q))
+        total = float((weight * chi).sum())
+        gain[below] = total / float(weight.sum())
+        reached[below] = weight * chi / total if total > 0 else np.ones_like(q)
+    return gain
+
+
+def _over_samples(function: Any, q: np.ndarray) -> np.ndarray:
+    """A function of the variance at that of every sample."""
+    logs = np.log(np.maximum(q, max(1e-20 * float(q.max()), TINY)))
+    return _interpolated(lambda u: function(math.exp(u)), logs)
+
+
+def _lost(s: _Signal) -> _Signal:
+    return _Signal(np.full_like(s.square, math.nan), np.full_like(s.correlation, math.nan))
+
+
+def norm_square(module: Any) -> float:
+    """Mean square of what a normalization puts out: of its weight and of its bias."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    square = 1.0 if weight is None else float(weight.detach().double().square().mean())
+    return square + (0.0 if bias is None else float(bias.detach().double().square().mean()))
+
+
 def _pass(step: Step, inputs: list[_Signal]) -> _Signal:
     """Everything but affine layers."""
     first = inputs[0]
@@ -181,21 +236,30 @@ def _pass(step: Step, inputs: list[_Signal]) -> _Signal:
     if step.kind == "activation" and step.activation is not None:
         return _activated(step.activation, first)
     if step.kind == "add":
-        square = sum((s.square for s in inputs), np.zeros_like(first.square))
-        weighted = sum((s.square.mean() * s.correlation for s in inputs), np.zeros(1))
-        return _Signal(square, weighted / square.mean())
+        scaled = [
+            _Signal(c**2 * s.square, s.correlation)
+            for c, s in zip(step.factors, inputs, strict=True)
+        ]
+        square = sum((s.square for s in scaled), np.zeros_like(first.square))
+        weighted = sum((s.square.mean() * s.correlation for s in scaled), np.zeros(1))
+        mean = sum(c * s.mean for c, s in zip(step.factors, inputs, strict=True))
+        return _Signal(square, weighted / square.mean(), mean)
+    if step.kind == "scale":
+        c = step.factors[0]
+        return _Signal(c**2 * first.square, first.correlation, c * first.mean)
     if step.kind == "norm" and isinstance(step.module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
-        weight = step.module.weight
-        square = 1.0 if weight is None else float(weight.detach().double().square().mean())
-        return _Signal(np.full_like(first.square, square), first.correlation)
-    return _Signal(np.full_like(first.square, math.nan), np.full_like(first.correlation, math.nan))
+        square, correlation = float(first.square.mean()), first.correlation
+        if not isinstance(step.module, nn.RMSNorm) and first.mean != 0:
+            off = first.mean**2
+            correlation = (square * correlation - off) / (square - off)
+        return _Signal(np.full_like(first.square, norm_square(step.module)), correlation)
+    return _lost(first)
 
 
 def _activated(f: Activation, s: _Signal) -> _Signal:
     if np.isnan(s.square).any():
         return s
-    logs = np.log(np.maximum(s.square, max(1e-20 * float(s.square.max()), TINY)))
-    square = _interpolated(lambda u: moments(f, math.exp(u)).square, logs)
+    square = _over_samples(lambda v: moments(f, v).square, s.square)
     q = float(s.square.mean())
     one = moments(f, q).square
 
@@ -204,7 +268,7 @@ def _activated(f: Activation, s: _Signal) -> _Signal:
 
     # in the angle also kinked activations are smooth up to parallel inputs
     correlation = _interpolated(angle, np.arccos(np.clip(s.correlation, -1, 1)))
-    return _Signal(square, np.clip(correlation, -1, 1))
+    return _Signal(square, np.clip(correlation, -1, 1), moments(f, q).mean)
 
 
 def _interpolated(function: Any, at: np.ndarray) -> np.ndarray:

@@ -12,9 +12,11 @@ from thermolearn.core.activation import resolve_activation
 from thermolearn.core.checks import real
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.copying import check_measurable, unwrap
+from thermolearn.measure.propagation.conclusions import recommendation as conclude
 from thermolearn.measure.propagation.graph import chain_steps, trace_steps
 from thermolearn.measure.propagation.mean_field import ActivationLike
-from thermolearn.measure.propagation.plan import Plan, Recommendation, frozen
+from thermolearn.measure.propagation.plan import Recommendation
+from thermolearn.measure.propagation.walk import Plan
 
 RESIDUAL = ("scaled", "zero")
 
@@ -41,6 +43,13 @@ def recommend_init(
     of 2^B, and gradients by the same; with ``residual="zero"`` it starts at zero. If the branch
     ends in a normalization, its weight is set to 1/sqrt(B) (or 0) instead.
 
+    Where a normalization reads the layer's output, or set what the activation in front reads, no
+    sigma_w2 is critical: the variance is kept (1 in front of the normalization) without a bias,
+    and chi_1 is that through the normalization, sigma_w2 E f'(g x)^2 g^2 / q for a normalization
+    of weight g in front of f. Frozen and shared weights are counted as they are. Behind an
+    operation whose effect is not known (pooling, products, concatenations, an activation of a
+    signal that is not Gaussian) q and chi_1 are NaN, with a note.
+
     Parameters
     ----------
     model : nn.Module
@@ -65,7 +74,8 @@ def recommend_init(
     Raises
     ------
     NotApplicableError
-        No affine layer, no activation, or wiring that cannot be traced.
+        No affine layer, no activation, wiring that cannot be traced, or an activation that jumps
+        or bends at points that are not known.
     ValueError, TypeError
         A number out of range or off the critical line, contradicting arguments, not a module.
     ConvergenceError
@@ -88,7 +98,7 @@ def recommend_init(
     else:
         steps = chain_steps(own, resolve_activation(activation))
     plan = Plan(steps, q, sigma_w2, sigma_b2, residual, square)
-    return plan.recommendation(own)
+    return conclude(plan, own)
 
 
 def apply_init_(
@@ -114,8 +124,8 @@ def apply_init_(
     Returns
     -------
     Recommendation
-        What was applied. Frozen layers (no parameter requires a gradient) and what is not covered
-        are left as they are.
+        What was applied. Frozen parameters (of normalizations, too) and what is not covered are
+        left as they are.
 
     Raises
     ------
@@ -136,22 +146,25 @@ def apply_init_(
     with torch.no_grad():
         for layer in plan.layers:
             module: Any = modules[layer.name]
-            if frozen(module):
+            weight, bias = module.weight, module.bias
+            if not weight.requires_grad and (bias is None or not bias.requires_grad):
                 continue
             _check_plain(layer.name, module)
-            if layer.fan_in != module.weight[0].numel():
+            if layer.fan_in != weight[0].numel():
                 raise ValueError(
                     f"the recommendation is for another model: {layer.name!r} has fan-in "
-                    f"{module.weight[0].numel()}, not {layer.fan_in}"
+                    f"{weight[0].numel()}, not {layer.fan_in}"
                 )
-            if id(module.weight) not in drawn:
-                _draw_(module.weight, layer.sigma_w2 / layer.fan_in, generator)
-            if module.bias is not None and id(module.bias) not in drawn:
-                _draw_(module.bias, layer.sigma_b2, generator)
-            drawn |= {id(module.weight), id(module.bias)}
+            variances = ((weight, layer.sigma_w2 / layer.fan_in), (bias, layer.sigma_b2))
+            for parameter, variance in variances:
+                if parameter is None or id(parameter) in drawn or not parameter.requires_grad:
+                    continue
+                _draw_(parameter, variance, generator)
+                drawn.add(id(parameter))
         for name, value in plan.norms.items():
             norm: Any = modules[name]
-            norm.weight.fill_(value)
+            if norm.weight.requires_grad:
+                norm.weight.fill_(value)
     return plan
 
 

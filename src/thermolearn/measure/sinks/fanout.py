@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,8 @@ from thermolearn.measure.copying import untouched
 class Sink(Protocol):
     """Takes rows of run.jsonl (plain JSON values) as they are finished.
 
-    ``restore(rows)`` is optional: a resumed run begins with these rows.
+    ``restore(rows)`` is optional: a resumed run begins with these rows. A sink that was closed may
+    be given to another Probe, which begins with its header or with `restore`.
     """
 
     def write(self, row: dict[str, Any]) -> None: ...
@@ -61,7 +63,8 @@ class Fanout:
             for sink in list(self._sinks):
                 try:
                     if method != "restore" or hasattr(sink, method):
-                        getattr(sink, method)(*args)
+                        # its own copy, with which it may do as it likes
+                        getattr(sink, method)(*json.loads(json.dumps(args)))
                 except Exception as error:
                     self._drop(sink, error)
 

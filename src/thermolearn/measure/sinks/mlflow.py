@@ -6,7 +6,8 @@ import re
 import time
 from typing import Any
 
-from thermolearn.measure.sinks.scalars import ROOT, described, remark, require, scalars
+from thermolearn.measure.sinks.runs import Runs
+from thermolearn.measure.sinks.scalars import ROOT, Names, described, remark, require, scalars
 
 BATCH = 1000  # metrics in one request, the most that MLflow takes
 TAG = 4900  # characters; MLflow takes 5000
@@ -17,7 +18,8 @@ class MLflow:
     """Logs into a run of MLflow through its client; ``mlflow`` or ``mlflow-skinny`` will do.
 
     Numbers are metrics at their step, the header and remarks are tags. Characters that MLflow
-    does not allow in a name become underscores.
+    does not allow in a name become underscores. Used again, the sink begins another run; with
+    `run_id` it raises instead.
 
     Parameters
     ----------
@@ -59,9 +61,19 @@ class MLflow:
         self._client: Any = None
         self._step = 0
         self._remarks: list[str] = []
+        self._runs = Runs()
+        self._names = Names(FORBIDDEN)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Every number of a row at its step; the header goes to the run's tags."""
+        """Every number of a row at its step; the header goes to the run's tags.
+
+        Raises
+        ------
+        RuntimeError
+            A second run for the one `run_id`.
+        """
+        if self._runs.begins(row):
+            self._anew()
         client = self._open()
         if row["kind"] == "header":
             for key, text in described(row).items():
@@ -79,10 +91,25 @@ class MLflow:
         now = int(time.time() * 1000)
         metrics = []
         for name, step, value in scalars(row, self._step):
-            metrics.append(Metric(FORBIDDEN.sub("_", name), value, now, step))
+            metrics.append(Metric(self._names(name), value, now, step))
             self._step = max(self._step, step)
         for k in range(0, len(metrics), BATCH):
             client.log_batch(self.run_id, metrics=metrics[k : k + BATCH])
+
+    def _anew(self) -> None:
+        """Nothing of the run before is left."""
+        if not self._own:
+            raise RuntimeError(
+                f"run {self.run_id} holds a measurement already; give each its own MLflow(run_id=)"
+            )
+        self._end()
+        self.run_id = None
+        self._step, self._remarks, self._names = 0, [], Names(FORBIDDEN)
+
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        """A run that goes on is opened again."""
+        if self._runs.goes_on(rows) and self._own:
+            self._open().update_run(self.run_id, status="RUNNING")
 
     def _open(self) -> Any:
         if self._client is None:
@@ -102,6 +129,10 @@ class MLflow:
 
     def close(self) -> None:
         """End the run if it was begun here."""
+        self._end()
+        self._runs.end()
+
+    def _end(self) -> None:
         if self._own and self._client is not None:
             self._client.set_terminated(self.run_id)
             self._client = None

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import zlib
 from typing import Any, NamedTuple, TypeGuard
 
 ROOT = "thermolearn"
@@ -24,7 +25,7 @@ def scalars(row: dict[str, Any], step: int = 0) -> list[Scalar]:
 
     ``thermolearn/<quantity>/<name>`` and ``..._stderr``; a value per layer becomes
     ``<name>/<layer>``. A number whose status is not "ok" never joins the curve of those that are:
-    its name ends in ``/<status>``. Missing numbers (not finite) are left out, and so are arrays
+    its name ends in ``.<status>``. Missing numbers (not finite) are left out, and so are arrays
     that no list of names belongs to. Minibatch losses are ``thermolearn/loss/minibatch``, the
     values of a summary ``thermolearn/summary/<quantity>/<name>``.
 
@@ -52,7 +53,7 @@ def _points(
     path: str, estimate: dict[str, Any], names: list[str] | None, step: int
 ) -> list[Scalar]:
     status = estimate.get("status") or "ok"
-    end = "" if status == "ok" else "/" + re.sub(r"[^\w.-]+", "-", status).strip("-")
+    end = "" if status == "ok" else "." + re.sub(r"[^\w.-]+", "-", status).strip("-")
     value, stderr = estimate.get("value"), estimate.get("stderr")
     if not isinstance(value, list):
         found = [(path, value), (f"{path}_stderr", stderr)]
@@ -67,6 +68,49 @@ def _points(
 
 def _is_number(x: Any) -> TypeGuard[float]:
     return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+class Names:
+    """Names as a program allows them, never the same one twice.
+
+    Parameters
+    ----------
+    forbidden : re.Pattern
+        What becomes an underscore; where two names would then be one (``a:b`` and ``a_b``), or one
+        a folder of the other (``a`` and ``a/b``), the later one gets a checksum of itself as well.
+    longest : int
+        Characters; longer names are cut, and get their checksum.
+    """
+
+    def __init__(self, forbidden: re.Pattern[str], longest: int = 250):
+        self._forbidden = forbidden
+        self._longest = longest
+        self._given: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._folders: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        """The same for the same name."""
+        if name not in self._given:
+            short = self._forbidden.sub("_", name)
+            if len(short) > self._longest or self._conflicts(short):
+                flat = short.removeprefix(f"{ROOT}/").replace("/", ".")[: self._longest - 21]
+                short = f"{ROOT}/{flat}-{zlib.crc32(name.encode(errors='replace')):08x}"
+            self._given[name] = short
+            self._taken.add(short)
+            self._folders.update(_folders(short))
+        return self._given[name]
+
+    def _conflicts(self, name: str) -> bool:
+        return (
+            name in self._taken
+            or name in self._folders
+            or not self._taken.isdisjoint(_folders(name))
+        )
+
+
+def _folders(name: str) -> list[str]:
+    return [name[:k] for k, c in enumerate(name) if c == "/"]
 
 
 def described(row: dict[str, Any]) -> dict[str, str]:

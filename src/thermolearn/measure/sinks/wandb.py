@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from thermolearn.measure.sinks.runs import Runs
 from thermolearn.measure.sinks.scalars import ROOT, described, remark, require, scalars
 
 STEP = f"{ROOT}/step"
@@ -13,7 +14,8 @@ class WandB:
     """Logs into a run of Weights & Biases, one of its own or the one the training writes to.
 
     Most rows are finished after their step has passed, and a run takes only growing steps; the
-    curves therefore have an axis of their own, ``thermolearn/step``.
+    curves therefore have an axis of their own, ``thermolearn/step``. Used again, the sink begins
+    another run; with `run` it raises instead.
 
     Parameters
     ----------
@@ -43,9 +45,18 @@ class WandB:
         self._ready = False
         self._step = 0
         self._remarks: list[str] = []
+        self._runs = Runs()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Every number of a row at its step; the header goes to the run's configuration."""
+        """Every number of a row at its step; the header goes to the run's configuration.
+
+        Raises
+        ------
+        RuntimeError
+            A second run for the one `run`.
+        """
+        if self._runs.begins(row):
+            self._anew()
         run = self._open()
         kind = row["kind"]
         if kind == "header":
@@ -63,6 +74,21 @@ class WandB:
                 run.log({STEP: step, **values})
                 self._step = max(self._step, step)
 
+    def _anew(self) -> None:
+        """Nothing of the run before is left."""
+        if not self._own:
+            raise RuntimeError(
+                "the run of Weights & Biases holds a measurement already; give each its own "
+                "WandB(run=)"
+            )
+        self._end()
+        self._step, self._remarks = 0, []
+
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        """A run that goes on after its end is another one here, under the same header."""
+        if self._runs.goes_on(rows) and self._own and self._run is None:
+            self.write(rows[0])
+
     def _open(self) -> Any:
         if self._run is None:
             import wandb
@@ -76,6 +102,10 @@ class WandB:
 
     def close(self) -> None:
         """End the run if it was begun here."""
+        self._end()
+        self._runs.end()
+
+    def _end(self) -> None:
         if self._own and self._run is not None:
             self._run.finish()
-            self._run = None
+            self._run, self._ready = None, False

@@ -9,13 +9,17 @@ import numpy as np
 from torch import Tensor
 
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.spectra.weights import (
+from thermolearn.measure.spectra.comparison import (
+    SHUFFLES,
     Comparison,
-    WeightSpectrum,
     compare,
+    rounding,
+    squared_singular_values,
+)
+from thermolearn.measure.spectra.weights import (
+    WeightSpectrum,
     entropy,
     matrices,
-    squared_singular_values,
     stable_rank,
     weight_spectrum,
 )
@@ -50,7 +54,7 @@ class WeightSpectra:
                 continue
             squares = squared_singular_values(matrix.double())
             s = np.sqrt(squares[::-1])
-            result = compare(squares, max(matrix.shape))
+            result = compare(squares, max(matrix.shape), rounding(matrix))
             rows.append((*_over_edge(s, result), stable_rank(s), entropy(s)))
         columns = np.array(rows).T
         left = len(found) - len(affordable)
@@ -82,13 +86,17 @@ class WeightSpectra:
             )
         counts = [s.verdict for s in last.values() if s is not None]
         shares = {
-            f"share_{word}": Estimate(sum(v in kinds for v in counts) / len(counts))
+            f"share_{word}": Estimate(
+                sum(v in kinds for v in counts) / len(counts), n_eff=float(len(counts))
+            )
             for word, kinds in (("random", ("random",)), ("heavy_tailed", ("heavy-tailed",)))
             if counts
         }
         notes.append(
-            "A random matrix is called otherwise in about 2% of the cases. The verdict is about "
-            "the singular values, not about the quality of the model."
+            "A matrix without structure is called otherwise in about 2% of the cases. Heavy "
+            "entries: the entries themselves are heavy-tailed or masked, and in random places "
+            "give such a spectrum as well. The verdict is about the singular values, not about "
+            "the quality of the model."
         )
         columns = [
             "weight", "rows", "columns", "first", "last", "largest over edge",
@@ -131,13 +139,18 @@ def _over_edge(s: np.ndarray, found: Comparison) -> tuple[float, float, float]:
 def _verdicts(window: Window, names: list[str], resamples: int) -> dict[str, WeightSpectrum | None]:
     """Spectra by name, None where the matrix is too large."""
     weights = matrices(window.model)
-    affordable = _affordable({n: weights[n] for n in names}, WORK_SUMMARY)
+    chosen = {n: weights[n] for n in names}
+    affordable = _affordable(chosen, WORK_SUMMARY)
+    shuffled = _affordable(chosen, WORK_SUMMARY / SHUFFLES)
     found: dict[str, WeightSpectrum | None] = {}
     for name in names:
         tensor, transposed = weights[name]
         tensor = tensor.detach().transpose(0, 1) if transposed else tensor.detach()
         finite = name in affordable and bool(tensor.isfinite().all())
-        found[name] = weight_spectrum(tensor, resamples=resamples) if finite else None
+        shuffles = SHUFFLES if name in shuffled else 0
+        found[name] = (
+            weight_spectrum(tensor, resamples=resamples, shuffles=shuffles) if finite else None
+        )
     return found
 
 

@@ -16,6 +16,7 @@ from thermolearn.core.estimate import Estimate
 from thermolearn.core.gaussian import gauss_nodes
 
 LARGE = (100.0, 1000.0)  # scales between which the slope is taken
+LARGEST = (1e4, 1e5)  # for the class, where an approach as slow as 1/s is over
 NEAR = 0.02  # of a slope to 0 or -2
 CONVERGED = 1e-6  # relative difference of two quadrature rules
 
@@ -88,22 +89,26 @@ def _quadrature(a: Activation, s: float, n: int, fineness: float, centred: bool)
     return float(w @ (f - w @ f if centred else f) ** 2) / s**2
 
 
-def efficiency_slope(phi: str | Callable[[Tensor], Tensor] | Activation) -> Estimate:
-    """d ln eta / d ln s between s = 100 and 1000, with its numerical error.
+def efficiency_slope(
+    phi: str | Callable[[Tensor], Tensor] | Activation, scales: tuple[float, float] = LARGE
+) -> Estimate:
+    """d ln eta / d ln s between two scales (100 and 1000), with its numerical error.
 
     Raises
     ------
-    As `activation_efficiency`; ValueError where eta vanishes.
+    As `activation_efficiency`; ValueError where eta vanishes, or for two equal scales.
     """
-    eta = activation_efficiency(phi, np.array(LARGE))
+    if len(scales) != 2 or scales[0] == scales[1]:
+        raise ValueError(f"scales must be two different scales, got {scales!r}")
+    eta = activation_efficiency(phi, np.array(scales, dtype=np.float64))
     value, error = np.asarray(eta.value), np.asarray(eta.stderr)
     if not (value > 0).all():
         raise ValueError("the activation is 0 on inputs of large scale: it has no engine class")
-    width = np.log(LARGE[1] / LARGE[0])
+    width = float(np.log(scales[1] / scales[0]))
     return Estimate(
-        float(np.log(value[1] / value[0]) / width),
-        float(np.hypot(*(error / value)) / width),
-        note=f"of ln eta over ln s between s = {LARGE[0]:g} and {LARGE[1]:g}",
+        float(np.log(value[1] / value[0])) / width,
+        float(np.hypot(*(error / value))) / abs(width),
+        note=f"of ln eta over ln s between s = {scales[0]:g} and {scales[1]:g}",
     )
 
 
@@ -114,7 +119,10 @@ def engine_class(
 
     "I", slope 0: the share of the signal energy that is passed on does not depend on the scale
     (linear, ReLU and leaky ReLU at every scale; GELU, SiLU, ELU, softplus at large ones). "II",
-    slope -2: the output saturates, eta ~ 1/s^2 (tanh, sigmoid, erf). "neither": any other slope.
+    slope -2: the output is bounded and does not die out, eta ~ 1/s^2 (tanh, sigmoid, erf,
+    softsign, arctan, but also sine and cosine). "neither": any other slope. The slope is taken
+    between s = 1e4 and 1e5, between 100 and 1000 where the quadrature does not reach that far
+    (sine), and counts as 0 or -2 within 0.02.
 
     Raises
     ------
@@ -124,7 +132,10 @@ def engine_class(
     -----
     Zhang, arXiv:2404.13218, names two classes; that they are these is our reading.
     """
-    slope = float(efficiency_slope(phi))
+    try:
+        slope = float(efficiency_slope(phi, LARGEST))
+    except ConvergenceError:
+        slope = float(efficiency_slope(phi))
     if abs(slope) < NEAR:
         return "I"
     return "II" if abs(slope + 2) < NEAR else "neither"

@@ -27,7 +27,8 @@ class FinalState:
     energy : Estimate
         E_F = min_w E(w); status "separable" where the minimum is not attained.
     weights : ndarray (D,), or (D, K) for K classes with rows of sum 0
-        A minimizer, of least norm where there are several; NaN where none exists.
+        A minimizer, where there are several of least norm in units in which the columns of X have
+        norm 1; NaN where none exists.
     """
 
     energy: Estimate
@@ -35,7 +36,8 @@ class FinalState:
 
     @property
     def separable(self) -> bool:
-        """Whether the infimum of the cross-entropy is only approached at infinite weights."""
+        """Whether the infimum of the cross-entropy is only approached at infinite weights: samples,
+        or one class for some samples, are told apart with certainty."""
         return self.energy.status == "separable"
 
 
@@ -45,10 +47,12 @@ def final_energy(
     """E_F = min_w E(w) of the linear scores z = X w; arguments as in `initial_energy`.
 
     mse: least squares. mae: the linear programme min sum_i t_i, t_i >= |y_i - z_i| (HiGHS).
-    Cross-entropies: Newton's method. Classes that a linear score separates have no minimizer: a
-    linear programme finds the samples whose loss can be driven to 0 while no other grows; the
-    infimum is the minimum over the others (0 if there are none), returned with status "separable"
-    and a warning.
+    Cross-entropies: Newton's method. Where a linear score tells a class from samples with
+    certainty (separable classes, a class without samples and a column of ones) there is no
+    minimizer: a linear programme finds the pairs of a sample and a wrong class whose probability
+    can be driven to 0 while that of no other pair grows; the infimum is the minimum over the
+    other pairs (0 if there are none), returned with status "separable" and a warning. The columns
+    of X may have any scale: they are brought to norm 1.
 
     Raises
     ------
@@ -58,6 +62,22 @@ def final_energy(
         Newton's method or the linear programme did not end at a minimum.
     """
     X, target, K = checked_data(X, y, loss, classes)
+    X, norms = _unit_columns(X)
+    found = _at_unit_columns(X, target, K, loss)
+    scale = norms[:, None] if found.weights.ndim == 2 else norms
+    return FinalState(found.energy, found.weights / scale)
+
+
+def _unit_columns(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """X with columns of norm 1, and their norms (1 for columns of zeros)."""
+    largest = np.abs(X).max(0)
+    largest[largest == 0] = 1.0
+    norms = np.linalg.norm(X / largest, axis=0)
+    norms[norms == 0] = 1.0
+    return X / largest / norms, largest * norms
+
+
+def _at_unit_columns(X: np.ndarray, target: np.ndarray, K: int, loss: str) -> FinalState:
     if loss == "mse":
         w = np.linalg.lstsq(X, target, rcond=None)[0]
         return FinalState(Estimate(((target - X @ w) ** 2).mean(), note="least squares"), w)
@@ -104,9 +124,9 @@ def _cross_entropy(X: np.ndarray, labels: np.ndarray, K: int) -> tuple[Estimate,
     Z = X @ basis
     found = _newton(Z, labels, K)
     if found is None or found.flatness < FLAT:
-        held = _held(Z, labels, K)
-        if not held.all():
-            return _infimum(X, labels, K, held), None
+        kept = _kept(Z, labels, K)
+        if not kept.all():
+            return _infimum(Z, labels, kept), None
     if found is None:
         raise ConvergenceError(
             f"Newton's method did not settle in {NEWTON_STEPS} steps on classes that overlap; "
@@ -115,24 +135,22 @@ def _cross_entropy(X: np.ndarray, labels: np.ndarray, K: int) -> tuple[Estimate,
     return Estimate(found.energy, found.error, note="Newton's method"), basis @ found.weights
 
 
-def _infimum(X: np.ndarray, labels: np.ndarray, K: int, held: np.ndarray) -> Estimate:
-    """What is left when the loss of all samples that are not held has been driven to 0."""
+def _infimum(Z: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> Estimate:
+    """What is left when the probability of all pairs that are not kept has been driven to 0."""
+    free = kept.sum(1) == 1  # only the right class is left
     warnings.warn(
-        f"{len(held) - held.sum()} of {len(held)} samples are separable by a linear score: the "
-        "infimum of the cross-entropy is only approached as the weights grow without bound",
-        stacklevel=4,
+        f"{free.sum()} of {len(free)} samples are separable by a linear score, and "
+        f"{(~kept[~free]).any(1).sum()} others from some classes: the infimum of the "
+        "cross-entropy is only approached as the weights grow without bound",
+        stacklevel=5,
     )
-    value = error = 0.0
-    if held.any():
-        part = X[held]
-        inner = _newton(part @ _columns(part), labels[held], K)
-        if inner is None:
-            raise ConvergenceError(
-                "Newton's method did not settle on the samples that overlap; rescale X"
-            )
-        value, error = inner.energy * held.mean(), inner.error * held.mean()
+    inner = _newton(Z, labels, kept.shape[1], kept)
+    if inner is None:
+        raise ConvergenceError(
+            "Newton's method did not settle on the samples that overlap; rescale X"
+        )
     note = "infimum, not attained: it is approached at infinite weights"
-    return Estimate(value, error, status="separable", note=note)
+    return Estimate(inner.energy, inner.error, status="separable", note=note)
 
 
 def _columns(X: np.ndarray) -> np.ndarray:
@@ -142,9 +160,13 @@ def _columns(X: np.ndarray) -> np.ndarray:
     return vt[kept].T / s[kept] * np.sqrt(len(X))
 
 
-def _probabilities(Z: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N, K) and class probabilities (N, K)."""
+def _probabilities(
+    Z: np.ndarray, w: np.ndarray, kept: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N, K) and class probabilities (N, K); -inf and 0 for pairs that are not kept."""
     scores = np.concatenate([Z @ w, np.zeros((len(Z), 1))], 1)
+    if kept is not None:
+        scores[~kept] = -np.inf
     p = np.exp(scores - scores.max(1, keepdims=True))
     return scores, p / p.sum(1, keepdims=True)
 
@@ -164,12 +186,14 @@ class _Minimum(NamedTuple):
     flatness: float
 
 
-def _newton(Z: np.ndarray, labels: np.ndarray, K: int) -> _Minimum | None:
+def _newton(
+    Z: np.ndarray, labels: np.ndarray, K: int, kept: np.ndarray | None = None
+) -> _Minimum | None:
     """Minimum of the mean cross-entropy; None if the scores keep moving."""
     n, r = Z.shape
     onehot = np.eye(K)[labels][:, :-1]
     w = np.zeros((r, K - 1))
-    scores, p = _probabilities(Z, w)
+    scores, p = _probabilities(Z, w, kept)
     value = _energy(scores, labels)
     for _ in range(NEWTON_STEPS):
         gradient = Z.T @ (p[:, :-1] - onehot) / n
@@ -182,7 +206,7 @@ def _newton(Z: np.ndarray, labels: np.ndarray, K: int) -> _Minimum | None:
             return _Minimum(value, max(decrement / 2, 1e-15 * value), w, flatness)
         length = 1.0
         while length > 1e-10:
-            scores, p = _probabilities(Z, w + length * step)
+            scores, p = _probabilities(Z, w + length * step, kept)
             new = _energy(scores, labels)
             if new <= value - 1e-4 * length * decrement + 1e-15:
                 break
@@ -204,13 +228,14 @@ def _hessian(Z: np.ndarray, p: np.ndarray) -> np.ndarray:
     return H
 
 
-def _held(Z: np.ndarray, labels: np.ndarray, K: int) -> np.ndarray:
-    """Samples whose loss cannot be driven to 0 without another's growing, as a mask (N,).
+def _kept(Z: np.ndarray, labels: np.ndarray, K: int) -> np.ndarray:
+    """Pairs of sample and class that cannot be told apart with certainty, as a mask (N, K).
 
-    Maximizes sum m_ik over 0 <= m_ik <= z_{i,y_i} - z_ik, m_ik <= 1: the solution has the largest
-    support, so a pair with m = 0 is held by the others.
+    The right class is always kept. Maximizes sum m_ik over m_ik <= z_{i,y_i} - z_ik,
+    0 <= m_ik <= 1: the solution has the largest support, so a pair with m = 0 is held by others.
     """
     from scipy.optimize import linprog
+    from scipy.sparse import coo_array, eye_array, hstack
 
     n, r = Z.shape
     rows, free = [], K - 1
@@ -221,23 +246,21 @@ def _held(Z: np.ndarray, labels: np.ndarray, K: int) -> np.ndarray:
             block[:, k] = Z[other]
         own = labels[other] < free
         block[np.flatnonzero(own), labels[other][own]] -= Z[other][own]
-        rows.append((other, block.reshape(len(other), -1)))
-    owner = np.concatenate([i for i, _ in rows])
-    A = np.concatenate([b for _, b in rows])
+        rows.append((other, np.full(len(other), k), block.reshape(len(other), free * r)))
+    sample, wrong, A = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     m = len(A)
     result = linprog(
         np.concatenate([np.zeros(free * r), -np.ones(m)]),
-        np.concatenate([A, np.eye(m)], 1),
+        hstack([coo_array(A), eye_array(m)]).tocsr(),
         np.zeros(m),
         bounds=[(None, None)] * (free * r) + [(0, 1)] * m,
         method="highs",
     )
     if not result.success:
         raise ConvergenceError(f"the linear programme of separability failed: {result.message}")
-    stuck = result.x[free * r :] < 0.5
-    held = np.zeros(n, bool)
-    held[owner[stuck]] = True
-    return held
+    kept = np.ones((n, K), bool)
+    kept[sample, wrong] = result.x[free * r :] < 0.5
+    return kept
 
 
 # -- curvature ---------------------------------------------------------------------------------

@@ -238,7 +238,7 @@ def _notes(
         notes.append(
             "Efficiency of an activation: mean square out over mean square in, on the reference "
             "samples; beside it that of Gaussian inputs of the same scale. Class I: independent of "
-            "the scale when it is large; class II: falls as its inverse square. This definition "
-            "is ours."
+            "the scale when it is large; class II: falls as its inverse square (a bounded output). "
+            "This definition is ours."
         )
     return notes

@@ -121,7 +121,8 @@ class HeatFlow:
     excluded : list of str
         What is left out of the entropy, and why.
     laws : list of str
-        Law of the initial parameters of each layer.
+        Law of the initial parameters of each layer: the likelier of normal and uniform (no other
+        law is compared), "(assumed)" where the tensors are too small to tell; "none" without any.
     convention : str
     """
 

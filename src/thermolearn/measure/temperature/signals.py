@@ -17,7 +17,7 @@ from thermolearn.measure.layers import OTHER, SIGMOID, TANH
 from thermolearn.measure.temperature.efficiency import activation_efficiency, engine_class
 
 ACTIVATIONS = TANH | SIGMOID | OTHER | {torch.erf, Tensor.erf}
-KINKS = (-3.0, -1.0, 0.0, 1.0, 3.0, 6.0)  # of all piecewise functions of torch; more do no harm
+KINKS = (-3.0, -1.0, 0.0, 1.0, 3.0, 6.0)  # at default arguments; more do no harm
 CHUNK = 64  # samples per forward pass
 
 
@@ -81,7 +81,9 @@ class _Watch(TorchFunctionMode):
             def phi(t: Tensor) -> Tensor:
                 return func(t.clone(), *rest, **extra)
 
-            phi.kinks = KINKS  # type: ignore[attr-defined]
+            numbers = [a for a in (*rest, *extra.values()) if isinstance(a, int | float)]
+            own = tuple(float(a) for a in numbers if math.isfinite(a))  # F.hardtanh(z, -2, 2)
+            phi.kinks = (*KINKS, *own)  # type: ignore[attr-defined]
             self.seen[key] = _Seen(phi, func.__name__.rstrip("_"), [], [])
         self.seen[key].before.append(before)
         self.seen[key].after.append(_mean_square(out))

@@ -240,15 +240,16 @@ def _precision(
     """
     if energy.status == "separable":
         raise NotApplicableError(
-            "the classes are separable: no minimum is attained, so there is no trained ensemble; "
-            "use entropy='differential' or add samples"
+            "the classes are separable, or a class has no samples: no minimum is attained, so "
+            "there is no trained ensemble; use entropy='differential' or add samples"
         )
     H = curvature_at(X, loss, w)
     if H is None:
         raise NotApplicableError(
             "the mean absolute error has no Hessian; use entropy='differential' or 'quantised'"
         )
-    if np.linalg.matrix_rank(H, hermitian=True) < len(H):
+    scale = np.sqrt(np.maximum(np.diag(H), np.finfo(float).tiny))  # of the columns, any unit
+    if np.linalg.matrix_rank(H / scale / scale[:, None], hermitian=True) < len(H):
         raise NotApplicableError(
             "the features are linearly dependent (or fewer samples than features): the trained "
             "ensemble has no density; drop columns of X"
