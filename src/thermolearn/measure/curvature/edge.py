@@ -26,6 +26,7 @@ from thermolearn.measure.curvature.hessian import (
 from thermolearn.measure.window import Pair
 
 # Samples of the Hessian; a sequence counts as its length, because each product costs as much.
+SHARPNESS_WORK = 3 * 10**8  # parameters times samples of one product
 SHARPNESS_SAMPLES, SHARPNESS_FEWEST = 1024, 32
 
 
@@ -47,18 +48,22 @@ def sharpness(
     return both_ends(hessian_of(model, loss_fn, x[:n], y[:n], reduction), generator)[0]
 
 
-def samples_of(y: Tensor) -> int:
-    """How many samples the sharpness of a run is taken on."""
-    return max(SHARPNESS_SAMPLES // sequence_length(y), SHARPNESS_FEWEST)
+def samples_of(y: Tensor, parameters: int = 1) -> int:
+    """How many samples the sharpness of a run is taken on: fewer for a large model."""
+    most = min(SHARPNESS_SAMPLES // sequence_length(y), SHARPNESS_WORK // max(parameters, 1))
+    return max(most, SHARPNESS_FEWEST)
 
 
 def both_ends(
-    hessian: Hessian, generator: torch.Generator, product: Matvec | None = None
+    hessian: Hessian,
+    generator: torch.Generator,
+    product: Matvec | None = None,
+    most: int = 64,
 ) -> tuple[Estimate, Estimate]:
-    """Largest and smallest eigenvalue from one short recursion; `product` is the operator of the
-    Hessian where it is there already."""
+    """Largest and smallest eigenvalue from one short recursion of at most `most` products;
+    `product` is the operator of the Hessian where it is there already."""
     size = hessian.size
-    most = min(64, size, vectors_that_fit(size))
+    most = min(most, size, vectors_that_fit(size))
     if most < min(8, size):
         note = f"{size} parameters do not fit in memory"
         nothing = Estimate(math.nan, math.nan, status="too large", note=note)

@@ -22,6 +22,7 @@ from thermolearn.measure.window import Pair, Window
 
 BASIS_ELEMENTS = 2**27  # numbers that a basis of vectors may hold (1 GiB in float64)
 KEPT_SAMPLES = 4096  # whose graph is kept between products; a sequence counts as its length
+CALLS = 3e5  # multiply-adds in the time that one tensor takes, however small it is
 DENSE = 128  # up to so many parameters the matrix itself is computed
 
 
@@ -53,6 +54,15 @@ class Hessian:
     @property
     def size(self) -> int:
         return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def cost(self) -> float:
+        """What a product costs, in multiply-adds: the arithmetic, and the calls per tensor."""
+        return float(self.size) * self.samples + CALLS * len(self.parameters)
+
+    def affordable(self, wanted: int, work: float, least: int) -> int:
+        """Products within an amount of work; `least` in any case."""
+        return max(min(wanted, int(work / self.cost)), least)
 
     @property
     def like(self) -> Tensor:

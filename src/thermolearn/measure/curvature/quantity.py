@@ -14,6 +14,7 @@ from thermolearn.measure.curvature.eigenvalues import extreme_eigenvalues
 from thermolearn.measure.curvature.hessian import Hessian, vectors_that_fit, window_hessian
 from thermolearn.measure.curvature.slices import filter_normalized, slice_along
 from thermolearn.measure.curvature.trace import estimate_traces
+from thermolearn.measure.objective import trained_parameters
 from thermolearn.measure.window import Run, Window
 
 # Parameters times samples of one product, about 0.5 ms per million: what a summary may cost.
@@ -31,8 +32,8 @@ class Curvature:
     Lanczos residual; ``stability_edge``: the sharpness above which gradient descent with these
     settings diverges on a quadratic (SGD only; Cohen et al., arXiv:2103.00065);
     ``hessian_trace`` with its error over random probes, and ``layer_trace``, the same of each
-    layer's diagonal block (names in ``window.names``). On at most 1024 samples; a sequence counts
-    as its length.
+    layer's diagonal block (names in ``window.names``). On at most 1024 samples, fewer for large
+    models; a sequence counts as its length.
 
     Parameters
     ----------
@@ -47,11 +48,16 @@ class Curvature:
 
     def measure(self, window: Window) -> dict[str, Estimate]:
         """Raises NotApplicableError if nothing is trained or the model does not run."""
-        hessian = window_hessian(window, samples_of(window.reference[1]))
+        hessian = _hessian(window)
         operator = hessian.operator()
-        sharp, lowest = both_ends(hessian, window.generator("sharpness"), operator)
+        sharp, lowest = both_ends(
+            hessian,
+            window.generator("sharpness"),
+            operator,
+            most=hessian.affordable(64, 0.2 * WORK, least=16),
+        )
         seed = window.generator("trace").initial_seed() % 2**31
-        products = _affordable(hessian, self.products, 0.02 * WORK, least=8)
+        products = hessian.affordable(self.products, 0.02 * WORK, least=8)
         trace, layers = estimate_traces(hessian, products, seed, operator)
         window.names[self.name] = list(layers)
         return {
@@ -69,14 +75,12 @@ class Curvature:
     def summarize(self, run: Run) -> list[dict[str, Any]]:
         """Densities at both ends of the run, eigenvalues and a loss slice at the last snapshot."""
         windows = {"first": run.first, "last": run.last}
-        hessians = {
-            when: window_hessian(w, samples_of(w.reference[1])) for when, w in windows.items()
-        }
+        hessians = {when: _hessian(w) for when, w in windows.items()}
         hessian = hessians["last"]
         values: dict[str, Estimate] = {}
         tables: dict[str, Any] = {}
         notes: list[str] = []
-        steps = _affordable(hessian, 240, 0.3 * WORK, least=0) // 4
+        steps = hessian.affordable(240, 0.3 * WORK, least=0) // 4
         steps = min(steps, 60, vectors_that_fit(hessian.size))
         if steps >= 8 or hessian.size <= steps * 4:
             densities = {when: estimate_density(h, 4, steps) for when, h in hessians.items()}
@@ -87,7 +91,7 @@ class Curvature:
             notes.append(said)
         else:
             notes.append(f"no spectral density: {hessian.note} would take too long or not fit")
-        most = _affordable(hessian, 128, 0.2 * WORK, least=0)
+        most = hessian.affordable(128, 0.2 * WORK, least=0)
         if most >= 2 * KEPT + 2:
             tables["eigenvalues"], status = _eigenvalue_table(hessian, most)
             notes += [status] if status else []
@@ -103,9 +107,9 @@ class Curvature:
         return [row]
 
 
-def _affordable(hessian: Hessian, wanted: int, work: float, least: int) -> int:
-    """Products within an amount of work; `least` are made in any case."""
-    return max(min(wanted, int(work / (hessian.size * hessian.samples))), least)
+def _hessian(window: Window) -> Hessian:
+    size = sum(p.numel() for p in trained_parameters(window.model).values())
+    return window_hessian(window, samples_of(window.reference[1], size))
 
 
 def _near_zero(density: SpectralDensity) -> Estimate:

@@ -106,7 +106,7 @@ def _lowest_curvature(objective: Objective, n_beta: float, direction: Tensor) ->
     return float(torch.linalg.eigvalsh(inner)[0]) if bool(torch.isfinite(inner).all()) else -1e30
 
 
-def check_gradient(objective: Objective, x: Tensor, generator: torch.Generator) -> None:
+def check_gradient(objective: Objective, x: Tensor, seed: int) -> None:
     """Compare the gradient with differences of the function, along random directions at x (C, d).
 
     Raises
@@ -118,6 +118,7 @@ def check_gradient(objective: Objective, x: Tensor, generator: torch.Generator) 
     x, away = x[away > 0][:POINTS], away[away > 0][:POINTS]
     if len(x) == 0:  # no chain moved; the verdict says so
         return
+    generator = torch.Generator(x.device).manual_seed(seed)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     part = objective.eps ** (1 / 3)
     shift = noise * (part * away / noise.norm(dim=1))[:, None]

@@ -116,7 +116,7 @@ def run_chains(objective: Objective, plan: Plan) -> Sampled:
     generator = torch.Generator(objective.w0.device).manual_seed(plan.seed)
     gamma, step, x = _warmed_up(objective, plan, generator)
     if objective.supplied:
-        check_gradient(objective, x, generator)
+        check_gradient(objective, x, plan.seed)
     if plan.method == "mala":
         return _mala(objective, plan, gamma, step, x, generator)
     return _sgld(objective, plan, gamma, step, x, generator)

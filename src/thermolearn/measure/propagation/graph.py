@@ -192,7 +192,7 @@ def _function_activation(node: fx.Node) -> Activation | None:
     function: Callable[..., Tensor] = getattr(Tensor, target) if isinstance(target, str) else target
     kinks = ACTIVATIONS[known][1] if known else (0.0, 6.0, -3.0, 3.0)
     if known == "hardtanh":
-        given = dict(zip(("min_val", "max_val"), args, strict=False)) | kwargs
+        given: dict[str, Any] = dict(zip(("min_val", "max_val"), args, strict=False)) | kwargs
         kinks = (float(given.get("min_val", -1.0)), float(given.get("max_val", 1.0)))
     return Activation(
         known or str(getattr(target, "__name__", target)),
