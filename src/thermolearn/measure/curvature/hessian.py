@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.linalg import Matvec, hvp_operator
@@ -43,6 +44,8 @@ class Hessian:
         Samples of the loss.
     chunk : int
         Samples whose graph is kept at once.
+    arithmetic : float
+        Multiply-adds of one forward pass over all samples.
     """
 
     parameters: dict[str, Tensor]
@@ -50,6 +53,7 @@ class Hessian:
     loss_of: Callable[[int, int], Tensor]
     samples: int
     chunk: int
+    arithmetic: float
 
     @property
     def size(self) -> int:
@@ -58,7 +62,7 @@ class Hessian:
     @property
     def cost(self) -> float:
         """What a product costs, in multiply-adds: the arithmetic, and the calls per tensor."""
-        return float(self.size) * self.samples + CALLS * len(self.parameters)
+        return self.arithmetic + CALLS * len(self.parameters)
 
     def affordable(self, wanted: int, work: float, least: int) -> int:
         """Products within an amount of work; `least` in any case."""
@@ -173,7 +177,16 @@ def hessian_of(
 
     if chunk is None:
         chunk = max(1, KEPT_SAMPLES // sequence_length(y))
-    return Hessian(parameters, layers, loss_of, n, n if reduction == "other" else chunk)
+    size = sum(p.numel() for p in parameters.values())
+    work = max(float(size) * n, _multiply_adds(model, x[:1]) * n)
+    return Hessian(parameters, layers, loss_of, n, n if reduction == "other" else chunk, work)
+
+
+def _multiply_adds(model: nn.Module, x: Tensor) -> float:
+    """Of one forward pass; weights that are used again and again (convolutions) count each time."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x.clone())
+    return counter.get_total_flops() / 2
 
 
 def sequence_length(y: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thermolearn.core.activation import Activation, resolve_activation, value_and_slope
 from thermolearn.core.checks import real
+from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.measure.propagation.critical import critical_line
 from thermolearn.measure.propagation.gaussian_pair import GaussianPreactivation
@@ -164,7 +165,7 @@ def _edge(f: Activation, q: float) -> Initialization:
     try:
         point = critical_line(f, q)
         pair = point.sigma_w2, point.sigma_b2
-    except ValueError as error:  # sigma_b2 would be negative
+    except (ValueError, NotApplicableError) as error:  # sigma_b2 < 0, or kinks not known
         nothing = Estimate(math.nan, math.nan, status="not applicable", note=str(error))
         pair = nothing, nothing
     return _row("edge of chaos", condition, f, q, *pair)
