@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from thermolearn.data import Dataset
+    from thermolearn.measure.learning_rate import RecommendedRate
     from thermolearn.train import TrainingRun
 
 # Plain help and errors: importing rich for them would double the start-up time.
@@ -136,6 +137,7 @@ def measure(
         dataset = load(data, target, task, test_fraction, seed, standardize)
         _print_dataset(dataset)
         network = _make_model(model, dataset, seed, activation, weights)
+        from thermolearn.measure.learning_rate.quantity import summary_row
         from thermolearn.train import train
 
         settings: dict[str, Any] = {
@@ -148,13 +150,13 @@ def measure(
             "weight_decay": weight_decay,
             "seed": seed,
         }
-        info: dict[str, Any] = {"model": model}
+        found = None
         if recommend_lr:
             if not settings["epochs"]:
                 raise ValueError("--recommend-lr needs a training: give --epochs above 0")
             if lr is not None:
                 typer.echo(f"the search of the learning rate starts at --lr {lr:g}")
-            info |= _recommend(network, dataset, settings)
+            found = _recommend(network, dataset, settings)
         run = train(
             network,
             dataset,
@@ -165,8 +167,10 @@ def measure(
             log=json,
             sinks=sinks,
             command=_command(),
-            info=info,
+            info={"model": model},
         )
+        if found is not None:
+            run.probe.record(summary_row(found, found.lr, len(dataset.x_train)))
         _finish(run, report, json)
 
 
@@ -223,8 +227,8 @@ def _make_model(
     return load_weights(network, weights) if weights else network
 
 
-def _recommend(network: nn.Module, dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any]:
-    """Print the evidence, set the learning rate, and return what the header records of it."""
+def _recommend(network: nn.Module, dataset: Dataset, settings: dict[str, Any]) -> RecommendedRate:
+    """Print the evidence, set the learning rate, and return what was found."""
     from thermolearn.train import recommend
 
     found = recommend(network, dataset, **settings)
@@ -232,7 +236,7 @@ def _recommend(network: nn.Module, dataset: Dataset, settings: dict[str, Any]) -
     if not found.lr > 0:
         raise ValueError(f"no learning rate is recommended: {found.note}")
     settings["lr"] = found.lr
-    return {"recommended_lr": found.lr, "recommended_interval": list(found.interval)}
+    return found
 
 
 def _plain_words(rows: list[dict[str, Any]]) -> list[str]:

@@ -347,7 +347,8 @@ def test_coarse_snapshots_still_close(tmp_path):
     closure = float(value(summary, "run_closure"))
     assert total - released == pytest.approx(closure, abs=1e-12)
     assert abs(closure) < 0.02 * released
-    assert abs(closure) < float(summary["values"]["heat_total"]["stderr"])
+    # the error of the sum is known: what the layers' quadratures do not close
+    assert abs(closure) == float(summary["values"]["heat_total"]["stderr"])
 
 
 def test_running_statistics_are_kept_apart(tmp_path):

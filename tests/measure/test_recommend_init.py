@@ -14,6 +14,7 @@ from torch import nn
 from thermolearn.core.activation import resolve_activation
 from thermolearn.core.errors import ConvergenceError, NotApplicableError
 from thermolearn.measure.propagation import (
+    GaussianPreactivation,
     MeanFieldMap,
     apply_init_,
     critical_line,
@@ -725,3 +726,23 @@ def test_the_code_of_the_page_runs(capsys):
     exec(compile(code, "propagation.md", "exec"), {})
     said = capsys.readouterr().out
     assert "sigma_w2" in said and "gain network" in said
+
+
+def test_a_model_that_is_one_layer():
+    with pytest.raises(NotApplicableError, match="no activation"):
+        recommend_init(nn.Linear(8, 100))
+
+
+def test_attention_is_left_as_it_is():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    before = model.self_attn.out_proj.weight.detach().clone()
+    plan = apply_init_(model, activation="relu")
+    assert [layer.name for layer in plan.layers] == ["linear1", "linear2"]
+    assert torch.equal(model.self_attn.out_proj.weight, before)
+
+
+def test_an_activation_of_the_library_is_traced():
+    model = nn.Sequential(nn.Linear(8, 16), GaussianPreactivation(2.5), nn.Linear(16, 4))
+    plan = recommend_init(model)
+    assert [layer.name for layer in plan.layers] == ["0", "2"]
+    assert plan.layers[1].chi == pytest.approx(1, abs=1e-6)

@@ -140,6 +140,7 @@ class Probe:
         self._live_cost = 0.0  # seconds of the last live measurement, per snapshot
         self._deferred_s = 0.0
         self._unchanged = True
+        self._recorded: list[dict[str, Any]] = []
         # one record of a distributed run is enough
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._active = not distributed or torch.distributed.get_rank() == 0
@@ -194,6 +195,19 @@ class Probe:
         if self._active and recorder.started and recorder.last_step != recorder.steps:
             recorder.guarded(recorder.snapshot)
 
+    def record(self, row: dict[str, Any]) -> None:
+        """Add a summary that was made outside the run, to the record and the report.
+
+        Raises
+        ------
+        ValueError
+            Not a row of kind "summary" with a quantity.
+        """
+        if row.get("kind") != "summary" or not row.get("quantity"):
+            raise ValueError("row must be a summary: {'kind': 'summary', 'quantity': ..., ...}")
+        if self._active:
+            self._recorded.append(row)
+
     def flag(self, text: str) -> None:
         """A remark on the run at the present step, for the record and the report."""
         if self._active:
@@ -230,6 +244,8 @@ class Probe:
             self._measure_pending("measuring")
         finally:  # an interrupted flush still says how far the training went
             session.write_losses(recorder.rest_of_log())
+            for row in self._recorded:
+                self._log.append(row)
         if summaries:
             with self._timed(), untouched():
                 session.summarize()

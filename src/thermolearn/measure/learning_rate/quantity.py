@@ -71,7 +71,7 @@ class LearningRate:
             steps=steps,
             seed=run.setting.seed,
         )
-        return [_row(result, window.snapshot.learning_rate, n)]
+        return [summary_row(result, window.snapshot.learning_rate, n)]
 
 
 def rebuilt(settings: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -105,8 +105,9 @@ def rebuilt(settings: dict[str, Any], model: torch.nn.Module) -> torch.optim.Opt
     return make([p for p in model.parameters() if p.requires_grad], **given)
 
 
-def _row(result: RecommendedRate, own: float, n: int) -> dict[str, Any]:
-    """The summary: the rate, the edge, and the loss against the rate."""
+def summary_row(result: RecommendedRate, own: float, n: int) -> dict[str, Any]:
+    """The row of the record: the rate, the edge, and the loss against the rate. `own` is the rate
+    of the run, n the samples that the trials were trained on."""
     low, high = result.interval
     edge = result.edge
     values = values_row(

@@ -70,6 +70,9 @@ class Step:
     """Of the inputs of a sum, or of the one that is scaled."""
 
 
+ROOT = "(model)"  # the name of a model that is a layer itself
+
+
 def trace_steps(model: nn.Module) -> list[Step]:
     """The operations that the output depends on; step 0 is the input.
 
@@ -78,6 +81,10 @@ def trace_steps(model: nn.Module) -> list[Step]:
     NotApplicableError
         The model cannot be traced, or has no affine layer.
     """
+    if isinstance(model, AFFINE):  # a trace would look inside it
+        steps = [Step("input", "input", []), Step("affine", ROOT, [0], model)]
+        steps[0].readers.append(1)
+        return steps
     try:
         traced = TracedModel(model)
     except TypeError as error:
@@ -104,7 +111,17 @@ def chain_steps(model: nn.Module, activation: Activation) -> list[Step]:
     """Affine layers in order of registration with one activation between them: the wiring of a
     model that cannot be traced, on the user's word."""
     steps = [Step("input", "input", [])]
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, AFFINE)]
+    inside = {
+        id(part)
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase)
+        for part in module.modules()
+    }
+    layers = [
+        (n or ROOT, m)
+        for n, m in model.named_modules()
+        if isinstance(m, AFFINE) and id(m) not in inside
+    ]
     if not layers:
         raise NotApplicableError("the model has no Linear or Conv layer")
     for k, (name, module) in enumerate(layers):

@@ -13,7 +13,7 @@ from thermolearn.core.checks import real
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure.copying import check_measurable, unwrap
 from thermolearn.measure.propagation.conclusions import recommendation as conclude
-from thermolearn.measure.propagation.graph import chain_steps, trace_steps
+from thermolearn.measure.propagation.graph import ROOT, chain_steps, trace_steps
 from thermolearn.measure.propagation.mean_field import ActivationLike
 from thermolearn.measure.propagation.plan import Recommendation
 from thermolearn.measure.propagation.walk import Plan
@@ -137,7 +137,7 @@ def apply_init_(
     if recommendation is not None and options:
         raise ValueError(f"give a recommendation or options, not both: {sorted(options)}")
     plan = recommendation or recommend_init(model, **options)
-    modules = dict(unwrap(model).named_modules())
+    modules = {**dict(unwrap(model).named_modules()), ROOT: unwrap(model)}
     missing = [x.name for x in plan.layers if x.name not in modules]
     if missing:
         raise ValueError(f"the recommendation is for another model: no layer {missing[0]!r}")

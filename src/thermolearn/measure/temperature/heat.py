@@ -119,7 +119,7 @@ class Heat:
         heat, local, whole = temperatures(Q, error, closure, entropy)
         n = int(entropy.counted.sum())
         values = {
-            "heat_total": Estimate(float(Q.sum()), float(error.sum()), status=heat.status),
+            "heat_total": Estimate(float(Q.sum()), abs(closure), status=heat.status),
             "energy_released": Estimate(total["released"], note="fall of the reference loss"),
             "run_closure": Estimate(closure, note="sum of the heats less the energy released"),
             "initial_entropy": Estimate(float(entropy.scale_free.sum()), note=ENTROPY_CONVENTION),
