@@ -184,7 +184,7 @@ def process(*arguments):
 
 def test_the_module_is_the_command():
     out, told = process("list").communicate(timeout=60)
-    assert out.decode().startswith("memory.") and not told
+    assert out.decode().startswith("dynamics.") and not told
 
 
 def test_telling_of_a_system_imports_nothing_heavy():
