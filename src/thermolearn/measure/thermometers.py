@@ -76,9 +76,11 @@ RUN = (
     (
         "leading_order", "from the gradient noise", "virial", "temperature_leading_order", NOISE,
         SETTLED,
-        "lr tr Sigma/(2 B d (1 - m)), to leading order in the learning rate: below the virial one "
-        "where the mean gradient, or a large learning rate, adds to the noise; it should agree in "
-        "a settled run at a small learning rate with batches drawn with replacement.",
+        "lr (1 - t) tr Sigma/(2 B d (1 - m)) for momentum m and dampening t (B times tr Sigma for "
+        "a loss that sums over the batch), in eval mode, to leading order in the learning rate: "
+        "below the virial one where the mean gradient, or a large learning rate, adds to the "
+        "noise; it should agree in a settled run at a small learning rate with batches drawn with "
+        "replacement.",
         "Yaida, arXiv:1810.00004; Sigma: McCandlish et al., arXiv:1812.06162",
     ),
     (

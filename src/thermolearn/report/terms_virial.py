@@ -74,7 +74,7 @@ VIRIAL: dict[str, Term] = {
         "",
         LOSS,
         "What the gradient noise measured on the reference samples gives for small learning rates.",
-        "&eta; tr &Sigma;/(2 B d (1 &minus; m))",
+        "&eta; (1 &minus; t) tr &Sigma;/(2 B d (1 &minus; m))",
         "Yaida, arXiv:1810.00004; McCandlish et al., arXiv:1812.06162",
     ),
     "virial.drift": Term(
