@@ -66,7 +66,7 @@ bench-block: venv
 bench-glauber: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_glauber.py --require 50
 
-bench-llc: venv
+bench-llc: dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_llc.py --require-gradient 5e5 --require-autograd 1e5 --require-devinterp 50
 
 bench-slq: venv

@@ -6,8 +6,7 @@ with a batched gradient supplied and with autograd, for both methods; and devint
 same loss, step and n beta through its loss hook, whose chains run one after the other.
 devinterp is no dependency; where it cannot be imported, the rates are measured
 without it. It needs no torchvision; beside transformers, xarray and pandas:
-    pip install --no-deps devinterp==2.0.1 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 \
-        zarr==3.1.6 donfig==0.8.1.post1 numcodecs==0.16.6 google-crc32c==1.9.0
+    pip install --no-deps -r tests/oracle/constraints-peers.txt
 
     OMP_NUM_THREADS=1 python benchmarks/bench_llc.py
         [--require-gradient 5e5] [--require-autograd 1e5] [--require-devinterp 50]

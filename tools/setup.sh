@@ -11,6 +11,7 @@ set -eu
 cd "$(dirname "$0")/.."
 level=${1:-test}
 oracle=tests/oracle/constraints-oracle.txt
+peers=tests/oracle/constraints-peers.txt
 stamp=.venv/.installed-$level
 
 fail() {
@@ -21,7 +22,7 @@ fail() {
 # The checkout's own path is part of it: an environment does not survive being moved.
 fingerprint() {
     pwd
-    cat pyproject.toml constraints.txt "$oracle"
+    cat pyproject.toml constraints.txt "$oracle" "$peers"
 }
 
 new_enough() {
@@ -81,6 +82,7 @@ pip_install -c constraints.txt --no-build-isolation -e ".[$level]"
 # Without dependencies: curvlinops asks for torchvision, which it does not use here and which breaks
 # other imports when its build does not match torch's.
 pip_install --no-deps -r "$oracle"
+if [ "$level" = dev ]; then pip_install --no-deps -r "$peers"; fi
 fingerprint >"$stamp"
 # The larger installation contains the smaller one.
 if [ "$level" = dev ]; then fingerprint >.venv/.installed-test; fi
