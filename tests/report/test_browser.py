@@ -154,7 +154,7 @@ def test_every_plot_is_drawn(browser, files, name, width):
         )
         shown = [s for s in sizes if s[0] > 0]
         assert len(shown) == len(sizes) - 1  # of the loss plot's two layouts one is hidden
-        assert len(sizes) == {"full": 15, "transformer": 4, "hostile": 15}[name]
+        assert len(sizes) == {"full": 16, "transformer": 5, "hostile": 16}[name]
         assert all(250 < w <= width and h > 150 for w, h in shown)
         assert opened.page.evaluate(MARKS_OUTSIDE) == []
         if name != "hostile":
@@ -208,7 +208,7 @@ def test_dark_mode(browser, files):
 def test_sections_open_and_close(browser, files):
     with Opened(browser, files["full"]) as opened:
         sections = opened.page.locator("details.section")
-        assert sections.count() == 10
+        assert sections.count() == 11
         assert opened.page.locator("details[open]").count() == 0
         section = opened.page.locator("#temperature")
         body = section.locator(".body")
