@@ -31,7 +31,7 @@ def squared(output, target):
     return 0.5 * (output - target).square().sum(1).mean()
 
 
-def online_run(steps=6000, every=50, seed=0, optimizer=None, start=0.0):
+def online_run(steps=6000, every=30, seed=0, optimizer=None, start=0.0):
     """SGD on fresh samples of y = N(0, 1), x ~ N(0, 1): OnlineLeastSquares as a real run."""
     generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(20, 1, bias=False)

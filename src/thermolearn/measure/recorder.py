@@ -64,8 +64,10 @@ class Recorder:
         self.collector = collector
         self.may_snapshot = may_snapshot
         self.virial = VirialSides(optimizer) if "virial" in accumulators else None
-        self.virial_spacing = max(VIRIAL_SPACING, every // 4)
+        self.virial_spacing = max(VIRIAL_SPACING, every // 3)
         self._virial_at = sampled_step(0, self.virial_spacing)
+        self._virial_sides = self.virial  # also when nothing more is read
+        self._virial_held: dict[int, tuple[Any, ...]] = {}  # by the step of their snapshot
         self.steps = 0
         self.seen = 0  # steps done when the last batch was recorded
         self.next_due = every
@@ -203,7 +205,7 @@ class Recorder:
         settings = plain_settings(self.optimizer)
         snapshot = Snapshot(self.steps, float(settings.get("lr") or math.nan), settings, state)
         if self.virial is not None:
-            snapshot.accumulators.update(self.virial.take())
+            self._virial_held[self.steps] = self.virial.hold()
         if self._fresh and isinstance(self._fresh[-2], Tensor):
             self._read_losses()
         self.n_snapshots += 1
@@ -253,12 +255,19 @@ class Recorder:
         newest = (self.pending or self.kept)[-1:]
         return newest[0].step if newest else None
 
+    def _give_virial(self, snapshot: Snapshot) -> None:
+        """What was read in the window of a snapshot, as Estimates: not in the loop."""
+        held = self._virial_held.pop(snapshot.step, ())
+        if self._virial_sides is not None:
+            snapshot.accumulators.update(self._virial_sides.estimates(held))
+
     def close_window(self, snapshot: Snapshot) -> list[Entry]:
         """Set batch size and mean loss of the window that a snapshot ends.
 
         Returns the window's losses that were not yet returned.
         """
         self._read_losses()
+        self._give_virial(snapshot)
         end = bisect.bisect_right(self.log, snapshot.step, key=lambda entry: entry[0])
         taken, self.log = self.log[:end], self.log[end:]
         new = taken[self.written :]
@@ -297,6 +306,8 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain containers."""
         self._read_losses()
+        for snapshot in self.pending:
+            self._give_virial(snapshot)
         collector = self.collector
         return {
             **{name: getattr(self, name) for name in PLAIN_STATE},

@@ -150,12 +150,16 @@ class VirialSides:
         """The same, followed by the parameters that each group updated in that step."""
         rows, self.rows = self.rows, []
         counts, self.counts = self.counts, []
+        return self._table(rows, counts, self.columns)
+
+    @staticmethod
+    def _table(rows: list[Any], counts: list[Any], columns: int) -> np.ndarray:
         waiting = [row for row in rows if isinstance(row, Tensor)]
         if waiting:  # on an accelerator: brought over all at once
             found = iter(torch.stack(waiting).cpu().tolist())
             rows = [next(found) if isinstance(row, Tensor) else row for row in rows]
-        sides = np.array(rows, dtype=np.float64).reshape(len(rows), self.columns)
-        sizes = np.array(counts, dtype=np.float64).reshape(len(rows), self.columns // 2)
+        sides = np.array(rows, dtype=np.float64).reshape(len(rows), columns)
+        sizes = np.array(counts, dtype=np.float64).reshape(len(rows), columns // 2)
         return np.concatenate([sides, sizes], 1)
 
     @torch.no_grad()
@@ -169,7 +173,7 @@ class VirialSides:
             factor = mixing_factor(group if self.covered else {"lr": group.get("lr")})
             if not math.isfinite(factor):  # nothing is updated without a learning rate
                 continue
-            total += factor * sum([_exact_dot(p, p) for p in group["params"]])
+            total += factor * _exact_square(group["params"])
             m = float(group["momentum"]) if self.covered else 0.0
             if m == 0:
                 continue
@@ -190,12 +194,24 @@ class VirialSides:
             step and ``virial_phi``, Phi as it is now. Status ``"settings changed"`` if the learning
             rate or another setting changed between the steps.
         """
-        rows = self.drain_with_counts()
-        if not len(rows):
-            return {}
-        half = self.columns // 2
-        left, right = rows[:, :half].sum(1), rows[:, half : 2 * half].sum(1)
+        return self.estimates(self.hold())
+
+    def hold(self) -> tuple[Any, ...]:
+        """What `take` needs, quickly: for the middle of a training loop. See `estimates`."""
+        rows, self.rows = self.rows, []
+        counts, self.counts = self.counts, []
+        if not rows:
+            return ()
         changed, self._taken = self.changes > self._taken, self.changes
+        return rows, counts, self.columns, changed, self.phi()
+
+    def estimates(self, held: tuple[Any, ...]) -> dict[str, Estimate]:
+        """What `take` returns, from what `hold` has kept."""
+        if not held:
+            return {}
+        read, counts, columns, changed, phi = held
+        rows, half = self._table(read, counts, columns), columns // 2
+        left, right = rows[:, :half].sum(1), rows[:, half : 2 * half].sum(1)
         status = "settings changed" if changed else "ok"
         note = NOTE if self.covered else f"{NOTE}; from the updates, not the gradients"
         return {
@@ -203,7 +219,7 @@ class VirialSides:
             "half_rate_update_squared": mean_estimate(right, status=status, note=note),
             "virial_gap": mean_estimate(left - right, status=status, note=note),
             "updated_parameters": Estimate(float(rows[:, 2 * half :].sum(1).mean())),
-            "virial_phi": Estimate(self.phi()),
+            "virial_phi": Estimate(phi),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -324,6 +340,18 @@ def _dot(a: Any, b: Any) -> Any:
     device = next(p.device for p in parts if not p.is_cpu)
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.stack([p.to(device=device, dtype=dtype) for p in parts]).sum()
+
+
+def _exact_square(parameters: list[Tensor]) -> float:
+    """|theta|^2 in float64 (float32 on mps)."""
+    if not parameters:
+        return 0.0
+    first = parameters[0]
+    alike = all([p.device == first.device and p.dtype == first.dtype for p in parameters])
+    if not alike or sum([p.numel() for p in parameters]) > SMALL_TOTAL:
+        return sum([_exact_dot(p, p) for p in parameters])
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    return _exact_dot(flat, flat)
 
 
 def _exact_dot(a: Tensor, b: Tensor) -> float:
