@@ -218,7 +218,7 @@ def test_declared_accumulators():
         probe.step(X[i], Y[i], loss)
     probe.flush()
     assert [s[0] for s in seen] == [0, 10, 20] and seen[0][1] == {}
-    steps = [sampled_step(k, 8) for k in range(3)]
+    steps = [sampled_step(k, 10) for k in range(3)]
     windows = [[k for k in steps if k // 10 == w] for w in range(2)]
     assert all(windows)
     for sampled, (_, sums, batch) in zip(windows, seen[1:], strict=True):

@@ -31,7 +31,7 @@ def squared(output, target):
     return 0.5 * (output - target).square().sum(1).mean()
 
 
-def online_run(steps=6000, every=24, seed=0, optimizer=None, start=0.0):
+def online_run(steps=8000, every=10, seed=0, optimizer=None, start=0.0):
     """SGD on fresh samples of y = N(0, 1), x ~ N(0, 1): OnlineLeastSquares as a real run."""
     generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(20, 1, bias=False)
@@ -109,7 +109,7 @@ def test_the_summary_says_that_they_agree(rows):
     assert "cannot be told" in noise and 50 < float(noise.split("below ")[1].split("%")[0]) < 100
     virial = by_key(thermometers(rows))["virial"]
     assert float(virial.value.stderr) < 0.06 * float(virial.value)
-    assert virial.taken == "steps 2016 to 6000"
+    assert virial.taken == "steps 2680 to 8000"
 
 
 def test_a_drifting_run_has_no_temperature():

@@ -64,7 +64,7 @@ class Recorder:
         self.collector = collector
         self.may_snapshot = may_snapshot
         self.virial = VirialSides(optimizer) if "virial" in accumulators else None
-        self.virial_spacing = max(VIRIAL_SPACING, every // 3)
+        self.virial_spacing = max(VIRIAL_SPACING, every)
         self._virial_at = sampled_step(0, self.virial_spacing)
         self._virial_sides = self.virial  # also when nothing more is read
         self._virial_held: dict[int, tuple[Any, ...]] = {}  # by the step of their snapshot
