@@ -239,7 +239,7 @@ def training_run(loss, layers=(), steps=1600, batch=16, **settings):
     model = nn.Sequential(*layers, nn.Linear(5, 1))
     optimizer = torch.optim.SGD(model.parameters(), **settings)
     quantities = [GradientNoise(), Virial()]
-    probe = Probe(model, loss, optimizer, (x, y), 100, quantities=quantities)
+    probe = Probe(model, loss, optimizer, (x, y), 8, quantities=quantities)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         index = torch.randint(256, (batch,), generator=generator)
