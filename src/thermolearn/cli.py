@@ -132,12 +132,10 @@ def measure(
         from thermolearn.measure.sinks.parse import parse_sink
 
         sinks = [parse_sink(text) for text in sink or []]
-
         torch.set_num_threads(threads)
         dataset = load(data, target, task, test_fraction, seed, standardize)
         _print_dataset(dataset)
         network = _make_model(model, dataset, seed, activation, weights)
-        from thermolearn.measure.learning_rate.quantity import summary_row
         from thermolearn.train import train
 
         settings: dict[str, Any] = {
@@ -170,6 +168,8 @@ def measure(
             info={"model": model},
         )
         if found is not None:
+            from thermolearn.measure.learning_rate.quantity import summary_row
+
             run.probe.record(summary_row(found, found.lr, len(dataset.x_train)))
         _finish(run, report, json)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from thermolearn.core.progress import track
 from thermolearn.data import Dataset
-from thermolearn.measure.learning_rate import RecommendedRate, recommend_lr
 from thermolearn.measure.probe import Probe
 from thermolearn.measure.sinks.fanout import Sink
+
+if TYPE_CHECKING:
+    from thermolearn.measure.learning_rate import RecommendedRate
 
 LOSSES = ("squared", "cross-entropy")
 SNAPSHOTS = 60  # of a run, by default
@@ -170,6 +172,8 @@ def recommend(
     ValueError
         As `train`.
     """
+    from thermolearn.measure.learning_rate import recommend_lr
+
     lr = OPTIMIZERS.get(optimizer, 0.0) if lr is None else lr
     _check_options(dataset, loss, optimizer, lr, epochs, batch_size, momentum, weight_decay, seed)
     check_model(model, dataset)

@@ -439,7 +439,7 @@ def test_take_gives_the_window_and_forgets_it():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     sides = VirialSides(optimizer)
-    assert sides.take() == {}
+    assert sides.estimates(sides.hold()) == {}
     for k in range(10):
         optimizer.zero_grad()
         loss_of(model, k).backward()
@@ -447,7 +447,7 @@ def test_take_gives_the_window_and_forgets_it():
         optimizer.step()
         sides.after()
         if k == 4:
-            found = sides.take()
+            found = sides.estimates(sides.hold())
             optimizer.param_groups[0]["lr"] = 0.01
     assert found["updated_parameters"].item() == 51 and found["virial_gap"].status == "ok"
     assert found["virial_gap"].item() == pytest.approx(
@@ -455,10 +455,10 @@ def test_take_gives_the_window_and_forgets_it():
     )
     other = VirialSides(optimizer)
     other.load_state_dict(sides.state_dict())
-    for late in (sides.take(), other.take()):
+    for late in (sides.estimates(sides.hold()), other.estimates(other.hold())):
         assert late["virial_gap"].status == "settings changed"
         assert late["virial_gap"].n_eff == 5
-    assert other.take() == {}
+    assert other.estimates(other.hold()) == {}
 
 
 def test_numbers_that_wait_on_an_accelerator(monkeypatch):

@@ -30,5 +30,6 @@ def mean_loss(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor, reduction: s
 
 
 def flat_gradient(loss: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    """The gradient in all parameters end to end (P,), float64; zero where the loss has none."""
     parts = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return torch.cat([p.reshape(-1) for p in parts]).double()

@@ -35,10 +35,7 @@ UNITS = "natural logarithms, k_B = 1"
 # -- arguments ---------------------------------------------------------------------------------
 def check_objects(model: Any, loss_fn: Any, optimizer: Any) -> None:
     """Raise TypeError or ValueError for what cannot be a model, its loss and its optimizer."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not callable(loss_fn):
-        raise TypeError("loss_fn must be callable as loss_fn(outputs, targets)")
+    check_model_and_loss(model, loss_fn)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}: its step "
@@ -49,6 +46,14 @@ def check_objects(model: Any, loss_fn: Any, optimizer: Any) -> None:
         raise ValueError(
             "optimizer holds none of the model's parameters; build it from model.parameters()"
         )
+
+
+def check_model_and_loss(model: Any, loss_fn: Any) -> None:
+    """Raise TypeError for what cannot be a model and its loss."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not callable(loss_fn):
+        raise TypeError("loss_fn must be callable as loss_fn(outputs, targets)")
 
 
 def check_numbers(
@@ -175,8 +180,6 @@ def window_of(
     data: Pair,
     optimizer: torch.optim.Optimizer | None = None,
     *,
-    validation: Pair | None = None,
-    energy: str | None = None,
     seed: int = 0,
 ) -> Window:
     """A window on a model as it is, for a measurement outside a training run.
@@ -198,14 +201,9 @@ def window_of(
     NotApplicableError
         The model or the loss cannot be copied.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not callable(loss_fn):
-        raise TypeError("loss_fn must be callable as loss_fn(outputs, targets)")
+    check_model_and_loss(model, loss_fn)
     data = check_pair("data", data)
-    if validation is not None:
-        validation = check_pair("validation", validation)
-    subject = Subject(model, loss_fn, optimizer, validation, energy, seed)
+    subject = Subject(model, loss_fn, optimizer, None, None, seed)
     setting = make_setting(subject, data, {})
     settings = {} if optimizer is None else plain_settings(optimizer)
     own = unwrap(model)

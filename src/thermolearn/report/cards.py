@@ -196,12 +196,12 @@ def moving(run: Run) -> Card:
         why = f"The minibatch loss rises {since}."
         return card("bad", "Yes, upwards", number, why, "lower the learning rate or stop earlier")
     if change < -max(T99 * error, TREND_CHANGE):
-        why = f"The minibatch loss still falls {since}."
-        why = f"{why} {drift_in_words(run)}".strip()
+        why = f"The minibatch loss still falls {since}. {drift_in_words(run)}".strip()
         return card("warn", "Yes, still falling", number, why, "train longer")
     if abs(change) + T99 * error < SMALL_CHANGE:
         why = f"The minibatch loss changes by less than {percent(SMALL_CHANGE)} {since}."
-        return card("good", "No, it has settled", number, f"{why} {drift_in_words(run)}".strip())
+        why = f"{why} {drift_in_words(run)}".strip()
+        return card("good", "No, it has settled", number, why)
     why = f"Minibatch noise hides any trend below {percent(T99 * error)} {since}."
     return card("unknown", "Cannot tell", number, why)
 

@@ -22,6 +22,11 @@ UNSEEN = (
 
 
 def conclude(search: Search, constant: float, spread: float, steps: int) -> RecommendedRate:
+    """The recommended rate, its interval and its status from a finished search.
+
+    `constant` is the loss of the best constant output, `spread` that of the outputs over the
+    samples, `steps` the length of the training that is asked about.
+    """
     task, plan = search.task, search.plan
     rate = task.rate
     found = sorted(search.candidates, reverse=True)

@@ -183,21 +183,9 @@ class VirialSides:
                 total -= 0.0 if v is None else weight * _exact_dot(p, v)
         return total
 
-    def take(self) -> dict[str, Estimate]:
-        """Means over the steps since the last call; empty if there was none.
-
-        Returns
-        -------
-        dict
-            ``theta_dot_gradient``, ``half_rate_update_squared`` and their difference
-            ``virial_gap`` in units of the loss, summed over the groups, ``updated_parameters`` per
-            step and ``virial_phi``, Phi as it is now. Status ``"settings changed"`` if the learning
-            rate or another setting changed between the steps.
-        """
-        return self.estimates(self.hold())
-
     def hold(self) -> tuple[Any, ...]:
-        """What `take` needs, quickly: for the middle of a training loop. See `estimates`."""
+        """What `estimates` needs of the steps since the last call, quickly: for the middle of a
+        training loop. Empty if there was none."""
         rows, self.rows = self.rows, []
         counts, self.counts = self.counts, []
         if not rows:
@@ -206,7 +194,16 @@ class VirialSides:
         return rows, counts, self.columns, changed, self.phi()
 
     def estimates(self, held: tuple[Any, ...]) -> dict[str, Estimate]:
-        """What `take` returns, from what `hold` has kept."""
+        """Means over the steps that `hold` has kept; empty if there was none.
+
+        Returns
+        -------
+        dict
+            ``theta_dot_gradient``, ``half_rate_update_squared`` and their difference
+            ``virial_gap`` in units of the loss, summed over the groups, ``updated_parameters`` per
+            step and ``virial_phi``, Phi as it was then. Status ``"settings changed"`` if the
+            learning rate or another setting changed between the steps.
+        """
         if not held:
             return {}
         read, counts, columns, changed, phi = held

@@ -16,6 +16,7 @@ from thermolearn.measure.propagation.walk import BY_SAMPLE, Plan, identity
 
 
 def recommendation(plan: Plan, model: nn.Module) -> Recommendation:
+    """The plan carried out over the layers of the model, with its head and its remarks."""
     plan.assign()
     w2, b2, q, slope, chi, xi_c, xi_q = _head(plan)
     wanted = (float(q) - float(b2)) / float(w2)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
+from thermolearn.measure.layer_moments import Layer
 from thermolearn.measure.layers import CHANNELS_SECOND, activation_fractions, parameter_groups
 from thermolearn.measure.learning import sample_losses
-from thermolearn.measure.propagation.graph import AFFINE
 from thermolearn.measure.window import Window
 
-WATCHED = (*AFFINE, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PAIRS = 256  # samples whose pairs are compared
 CHUNK_ELEMENTS = 2**24  # of pre-activations held at once (128 MiB)
 NOTES = {
@@ -114,7 +113,7 @@ def _watch(window: Window, readout: Tensor, reduction: str) -> tuple[dict[str, _
         return after
 
     for name, module in model.named_modules():
-        if isinstance(module, WATCHED):
+        if isinstance(module, Layer):
             hooks.append(
                 module.register_forward_hook(
                     hook(name or "(model)", isinstance(module, CHANNELS_SECOND))
