@@ -10,7 +10,7 @@ from pyarrow import parquet
 from sklearn import datasets
 
 from thermolearn.core.errors import DataError
-from thermolearn.data import SHIPPED, infer_task, load
+from thermolearn.data import SHIPPED, infer_task, load, load_unlabelled
 
 
 def write_csv(path, header, rows):
@@ -171,3 +171,64 @@ def test_types_are_inferred_from_every_row(tmp_path):
     rows = [(i % 7, 1000000 + i) for i in range(120_000)] + [(0, 0.5)]
     data = load(write_csv(tmp_path / "t.csv", "a,y", rows), target="y")
     assert data.task == "regression"
+
+
+# -- inputs without labels --------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A table with a text column and a constant one, and the data set read from it."""
+    rng = np.random.default_rng(1)
+    colors = np.array(["red", "blue", "green"])
+    rows = [(round(rng.normal(5, 2), 4), colors[i % 3], 7, i % 2) for i in range(60)]
+    path = write_csv(tmp_path / "mixed.csv", "a,color,same,y", rows)
+    return rows, load(path, target="y")
+
+
+def test_unlabelled_rows_are_scaled_like_the_labelled(mixed, tmp_path):
+    rows, data = mixed
+    assert data.feature_names == ("a", "color=blue", "color=green", "color=red")
+    # other order, with a column that is not wanted, and without the constant one
+    path = write_csv(tmp_path / "new.csv", "id,color,a", [(k, r[1], r[0]) for k, r in
+                                                         enumerate(rows)])  # fmt: skip
+    x = load_unlabelled(path, data).double().numpy()
+    raw = np.array([[r[0], r[1] == "blue", r[1] == "green", r[1] == "red"] for r in rows], float)
+    constants = data.standardization
+    assert np.allclose(x, (raw - constants.center) / constants.scale, atol=1e-6)
+    assert load_unlabelled(tmp_path / "mixed.csv", data).shape == (60, 4)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [("a,colour", (1.0, "red"), "lacks 3 of the 4 features: color=blue"),
+     ("color", ("red",), "one column only"),
+     ("a,color", (1.0, "black"), "'black' at row 2 .* does not know"),
+     ("a,color", ("x", "red"), "'a' is text, but it was a number"),
+     ("a,color", (1.0, 3), "'color' holds numbers, but it was text"),
+     ("a,color", ("", "red"), "'a' is missing or NaN")],
+)  # fmt: skip
+def test_unlabelled_tables_that_cannot_be_used(mixed, tmp_path, header, row, said):
+    _, data = mixed
+    with pytest.raises(DataError, match=said):
+        load_unlabelled(write_csv(tmp_path / "new.csv", header, [row] * 3), data)
+
+
+def test_unlabelled_arrays(tmp_path):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(40, 5))
+    x[:, 2] = 1.0
+    np.savez(tmp_path / "pool.npz", x=x, y=rng.normal(size=40))
+    data = load(tmp_path / "pool.npz")
+    assert data.feature_names == ("x[0]", "x[1]", "x[3]", "x[4]")
+    np.savez(tmp_path / "new.npz", x=x[:7])
+    new = load_unlabelled(tmp_path / "new.npz", data).double().numpy()
+    constants = data.standardization
+    assert np.allclose(new, (x[:7, [0, 1, 3, 4]] - constants.center) / constants.scale, atol=1e-6)
+    np.savez(tmp_path / "few.npz", x=x[:7, :3])
+    with pytest.raises(DataError, match=r"one row has shape \(3,\)"):
+        load_unlabelled(tmp_path / "few.npz", data)
+    with pytest.raises(DataError, match="no file"):
+        load_unlabelled(tmp_path / "none.csv", data)
+    with pytest.raises(DataError, match="unknown extension"):
+        load_unlabelled(write_csv(tmp_path / "new.txt", "a", [(1,)]), data)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from thermolearn.core.errors import DataError
-from thermolearn.tables import RawData, read_file
+from thermolearn.tables import RawData, read_features, read_file
 
 SHIPPED = ("digits", "breast_cancer", "wine", "diabetes", "iris")
 TASKS = ("classification", "regression")
@@ -147,6 +147,32 @@ def load(
     if raw.source == "digits" and test_fraction is None:
         test_fraction = _DIGITS_TEST / len(raw.y)
     return _prepare(raw, task, 0.25 if test_fraction is None else test_fraction, seed, standardize)
+
+
+def load_unlabelled(path: str | Path, dataset: Dataset) -> Tensor:
+    """Inputs without a target, scaled with the constants of a data set that was read before.
+
+    A .csv or .parquet file needs the features of the data set by name, in any order; what else is
+    in it, as a target, is left out. A .npz needs x of the same shape per row.
+
+    Returns
+    -------
+    Tensor, float32, (n, features) or (n, *feature_shape)
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, lacks a feature, or holds a text the data set does not know.
+    """
+    path = _existing(path)
+    x = read_features(path, dataset.feature_names)
+    wanted = tuple(dataset.x_train.shape[1:])
+    if x.shape[1:] != wanted:
+        raise DataError(f"{path}: one row has shape {x.shape[1:]}, one of {dataset.name} {wanted}")
+    constants = dataset.standardization
+    return _tensors(
+        (x - constants.center) / constants.scale, np.zeros(len(x)), "regression", str(path)
+    )[0]
 
 
 def infer_task(y: np.ndarray, target: str, task: str | None = None) -> tuple[str, str]:

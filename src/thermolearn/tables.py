@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,89 @@ def read_file(path: Path, target: str | None) -> RawData:
         raise DataError(f"{path} is empty")
     if suffix == ".npz":
         return _read_npz(path, target or "y")
-    table = _read_csv(path) if suffix == ".csv" else _read_parquet(path)
-    place = _csv_row if suffix == ".csv" else _row_from_zero
+    table, place = _read_table(path)
     return _from_table(path, table, target, place)
+
+
+def read_features(path: Path, feature_names: tuple[str, ...]) -> np.ndarray:
+    """Inputs alone, float64 (n, features), in the order of the features of a table read before.
+
+    Columns that are not among them, as the target, are left out. A feature "column=text" is 1
+    where that text stands in the column; texts that were not seen before are refused.
+
+    Parameters
+    ----------
+    path : Path
+        An existing .csv or .parquet file with a header, or .npz with x.
+    feature_names : tuple of str
+        `RawData.feature_names` of the first table; of a .npz with two axes they are "x[3]", the
+        number of the column.
+
+    Raises
+    ------
+    DataError
+        A feature is missing, or anything that keeps the file from being used.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in EXTENSIONS:
+        raise DataError(
+            f"{path}: unknown extension {suffix!r}; files may be {', '.join(EXTENSIONS)}"
+        )
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    if suffix == ".npz":
+        return _npz_features(path, feature_names)
+    table, place = _read_table(path)
+    if table.num_rows == 0:
+        raise DataError(f"{path} has column names but no rows")
+    names = list(table.column_names)
+    found = {name: _column_of(name, names) for name in feature_names}
+    missing = [name for name, column in found.items() if column is None]
+    if missing:
+        raise DataError(
+            f"{path} lacks {len(missing)} of the {len(feature_names)} features: "
+            f"{', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}"
+        )
+    values = {c: _column(table, c, path, place) for c in dict.fromkeys(found.values()) if c}
+    _refuse_new_texts(path, values, feature_names, place)
+    columns = []
+    for name, column in found.items():
+        cells = values[str(column)]
+        if cells.dtype.kind == "U":
+            if column == name:
+                raise DataError(f"{path}: column {name!r} is text, but it was a number before")
+            cells = (cells == name.removeprefix(f"{column}=")).astype(np.float64)
+        elif column != name:
+            raise DataError(f"{path}: column {column!r} holds numbers, but it was text before")
+        columns.append(cells)
+    return np.stack(columns, axis=1)
+
+
+def _column_of(feature: str, columns: list[str]) -> str | None:
+    """The column that a feature is made from: of its name, or the text column before "="."""
+    if feature in columns:
+        return feature
+    before = [c for c in columns if feature.startswith(f"{c}=")]
+    return max(before, key=len, default=None)
+
+
+def _refuse_new_texts(
+    path: Path,
+    values: dict[str, np.ndarray],
+    feature_names: tuple[str, ...],
+    place: Callable[[int], str],
+) -> None:
+    known = set(feature_names)
+    for column, cells in values.items():
+        if cells.dtype.kind != "U" or column in known:
+            continue
+        new = [f"{column}={cell}" not in known for cell in cells]
+        if any(new):
+            row = int(np.argmax(new))
+            raise DataError(
+                f"{path}: column {column!r} holds {str(cells[row])[:40]!r} at {place(row)}, which "
+                "the first table does not know; nothing can be said about it"
+            )
 
 
 # -- rows and cells ---------------------------------------------------------------------------
@@ -85,6 +166,13 @@ def _require_finite(
 
 
 # -- tables -----------------------------------------------------------------------------------
+
+
+def _read_table(path: Path) -> tuple[Any, Callable[[int], str]]:
+    """The table of a .csv or .parquet file, and how its rows are named."""
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path), _csv_row
+    return _read_parquet(path), _row_from_zero
 
 
 def _read_csv(path: Path) -> Any:
@@ -244,10 +332,10 @@ def _first_line(error: BaseException) -> str:
 # -- arrays -----------------------------------------------------------------------------------
 
 
-def _read_npz(path: Path, target: str) -> RawData:
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in many ways: zip, zlib, header, memory
         hint = ""
         if "pickle" in str(error).lower():
@@ -255,10 +343,33 @@ def _read_npz(path: Path, target: str) -> RawData:
         raise DataError(
             f"{path} is not a readable .npz file of arrays: {_first_line(error)}{hint}"
         ) from error
-    listed = ", ".join(arrays) or "none"
+
+
+def _inputs_name(arrays: dict[str, np.ndarray], path: Path) -> str:
     inputs = next((name for name in ("x", "X") if name in arrays), None)
     if inputs is None:
+        listed = ", ".join(arrays) or "none"
         raise DataError(f"{path} has no array x or X; its arrays are {listed}")
+    return inputs
+
+
+def _npz_features(path: Path, feature_names: tuple[str, ...]) -> np.ndarray:
+    arrays = _load_npz(path)
+    name = _inputs_name(arrays, path)
+    x = _numbers(arrays[name], path, name)
+    if x.ndim < 2 or 0 in x.shape:
+        raise DataError(f"{path}: {name} has shape {x.shape}; it must be (rows, features)")
+    numbers = [re.fullmatch(r"[xX]\[(\d+)\]", feature) for feature in feature_names]
+    kept = [int(found[1]) for found in numbers if found]
+    if x.ndim > 2 or not kept or len(kept) < len(numbers) or max(kept) >= x.shape[1]:
+        return x
+    return x[:, kept]
+
+
+def _read_npz(path: Path, target: str) -> RawData:
+    arrays = _load_npz(path)
+    listed = ", ".join(arrays) or "none"
+    inputs = _inputs_name(arrays, path)
     if target == "y" and "y" not in arrays and "Y" in arrays:
         target = "Y"
     if target not in arrays or target == inputs:
