@@ -20,7 +20,8 @@ BIN := .venv/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: help venv dev demo test slow hosts browser wheel lint types docs bench bench-required bench-block \
-        bench-glauber bench-llc bench-slq bench-spectra clean distclean
+        bench-empirical-ntk bench-glauber bench-kernels bench-learning-curve bench-llc bench-slq \
+        bench-spectra clean distclean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -63,8 +64,18 @@ docs: dev
 bench-block: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_block.py --require 20
 
+bench-empirical-ntk: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_empirical_ntk.py --require 20
+
 bench-glauber: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_glauber.py --require 50
+
+# Makes an environment of the peer's own in .venv-peer, once.
+bench-kernels: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_kernels.py --build-peer .venv-peer --sizes 4000 --require 4 --require-float64 2.5 --require-memory 1.5
+
+bench-learning-curve: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_learning_curve.py --require-seconds 60
 
 bench-llc: dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_llc.py --require-gradient 5e5 --require-autograd 1e5 --require-devinterp 50
@@ -76,7 +87,8 @@ bench-spectra: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_spectra.py --require 1.2
 
 # Those with a claim that must hold.
-bench-required: bench-block bench-glauber bench-llc bench-slq bench-spectra
+bench-required: bench-block bench-empirical-ntk bench-glauber bench-kernels bench-learning-curve \
+        bench-llc bench-slq bench-spectra
 
 bench: bench-required
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_slq.py
@@ -88,4 +100,4 @@ clean:
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .venv-peer

@@ -10,7 +10,7 @@ from pyarrow import parquet
 from sklearn import datasets
 
 from thermolearn.core.errors import DataError
-from thermolearn.data import SHIPPED, infer_task, load, load_unlabelled
+from thermolearn.data import SHIPPED, infer_task, load, load_pool, load_unlabelled
 
 
 def write_csv(path, header, rows):
@@ -171,6 +171,15 @@ def test_types_are_inferred_from_every_row(tmp_path):
     rows = [(i % 7, 1000000 + i) for i in range(120_000)] + [(0, 0.5)]
     data = load(write_csv(tmp_path / "t.csv", "a,y", rows), target="y")
     assert data.task == "regression"
+
+
+def test_a_pool_holds_every_row():
+    data = load_pool("wine")
+    assert len(data.x_train) == 178 and len(data.x_test) == 0
+    assert torch.allclose(data.x_train.mean(0), torch.zeros(13), atol=1e-5)
+    assert data.standardization.rule.endswith("(of all rows)")
+    with pytest.raises(ValueError, match="task must be one of"):
+        load_pool("wine", task="ranking")
 
 
 # -- inputs without labels --------------------------------------------------------------------

@@ -31,6 +31,7 @@ LAYER = {
     "study": 3,
     "report": 4,
     "data": 4,
+    "forecast": 4,
     "models": 4,
     "train": 4,
 }

@@ -116,7 +116,7 @@ def test_options_described_on_the_command_line_page_exist() -> None:
     # the parameters of a system are options of `show`
     files += [path for entry in catalogue().values() for path in entry.sources]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    described = set(re.findall(r"`(--[a-z][a-z-]+)", read("docs/cli.md")))
+    described = set(re.findall(r"`(--[a-z][a-z0-9-]+)", read("docs/cli.md")))
     unknown = {
         option
         for option in described

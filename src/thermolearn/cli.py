@@ -11,7 +11,9 @@ import typer
 from thermolearn import __version__
 from thermolearn.cli_catalogue import cite, list_systems, reproduce, show
 from thermolearn.cli_common import check_outputs, one_line_errors
+from thermolearn.cli_predict import predict
 from thermolearn.cli_sweep import sweep
+from thermolearn.cli_threshold import threshold
 from thermolearn.cli_watch import watch
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Measure neural-network training, and hold the theory of learning against experiment.",
+    help="Measure and predict neural-network training, and hold the theory of learning against "
+    "experiment.",
 )
 
 Option = typer.Option
@@ -198,6 +201,8 @@ app.command()(sweep)
 app.command()(reproduce)
 app.command()(cite)
 app.command()(watch)
+app.command()(predict)
+app.command()(threshold)
 
 
 # -- the parts of `measure` -------------------------------------------------------------------

@@ -132,21 +132,27 @@ def load(
     ValueError
         task, test_fraction or seed outside the values above.
     """
-    if task not in (None, *TASKS):
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if test_fraction is not None and not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
-    if str(name_or_path) in SHIPPED:
-        if target is not None:
-            raise DataError(f"{name_or_path} has a fixed target; leave target {target!r} out")
-        raw = _shipped(str(name_or_path))
-    else:
-        raw = read_file(_existing(name_or_path), target)
+    raw = _raw(name_or_path, target, task)
     if raw.source == "digits" and test_fraction is None:
         test_fraction = _DIGITS_TEST / len(raw.y)
     return _prepare(raw, task, 0.25 if test_fraction is None else test_fraction, seed, standardize)
+
+
+def load_pool(
+    name_or_path: str | Path,
+    target: str | None = None,
+    task: str | None = None,
+    standardize: bool = True,
+) -> Dataset:
+    """As `load`, with every row in the training split and none held out.
+
+    For what tests itself on rows it leaves out, as a predicted learning curve does.
+    """
+    return _prepare(_raw(name_or_path, target, task), task, 0.0, 0, standardize)
 
 
 def load_unlabelled(path: str | Path, dataset: Dataset) -> Tensor:
@@ -213,6 +219,16 @@ def infer_task(y: np.ndarray, target: str, task: str | None = None) -> tuple[str
     return "classification", f"classification, because target {target!r} {why}"
 
 
+def _raw(name_or_path: str | Path, target: str | None, task: str | None) -> RawData:
+    if task not in (None, *TASKS):
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if str(name_or_path) not in SHIPPED:
+        return read_file(_existing(name_or_path), target)
+    if target is not None:
+        raise DataError(f"{name_or_path} has a fixed target; leave target {target!r} out")
+    return _shipped(str(name_or_path))
+
+
 def _existing(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     try:
@@ -251,8 +267,11 @@ def _prepare(
     task, rule = infer_task(raw.y, raw.target, task)
     labels, classes = _labels(raw, task)
     notes = list(raw.notes)
-    train, test = _split(labels, task, test_fraction, seed, notes)
-    if len(train) < 2 or len(test) < 1:
+    if test_fraction == 0:
+        train, test = np.arange(len(labels)), np.arange(0)
+    else:
+        train, test = _split(labels, task, test_fraction, seed, notes)
+    if test_fraction and (len(train) < 2 or len(test) < 1):
         raise DataError(
             f"test_fraction {test_fraction:g} leaves {len(train)} training and {len(test)} test "
             f"rows of the {len(raw.y)} in {raw.source}; choose it nearer to 1/4"
@@ -342,7 +361,7 @@ def _scale(
             y_center, y_scale = labels[train].mean(0), labels[train].std(0)
         _check_scale(raw, y_center, y_scale, (raw.target,) * len(y_scale))
         rule += "; the target likewise"
-    rule += " (of the training split)"
+    rule += " (of the training split)" if len(train) < len(x) else " (of all rows)"
     return (x - center) / scale, names, Standardization(rule, center, scale, y_center, y_scale)
 
 

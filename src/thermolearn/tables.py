@@ -58,6 +58,35 @@ def read_file(path: Path, target: str | None) -> RawData:
     return _from_table(path, table, target, place)
 
 
+def read_columns(
+    path: Path, names: tuple[str, ...]
+) -> tuple[list[np.ndarray], Callable[[int], str]]:
+    """Columns of numbers by name, float64 (n,), and how rows are named in messages.
+
+    Raises
+    ------
+    DataError
+        Not a .csv or .parquet file with each of the columns once, or they do not hold numbers.
+    """
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise DataError(f"{path}: columns are read from .csv and .parquet files")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    table, place = _read_table(path)
+    there = list(table.column_names)
+    columns = []
+    for name in names:
+        if there.count(name) != 1:
+            raise DataError(
+                f"{path} has {there.count(name) or 'no'} columns {name!r}; the columns are "
+                f"{', '.join(there[:30])}"
+            )
+        columns.append(_column(table, name, path, place))
+        if columns[-1].dtype.kind == "U":
+            raise DataError(f"{path}: column {name!r} holds text; it must hold numbers")
+    return columns, place
+
+
 def read_features(path: Path, feature_names: tuple[str, ...]) -> np.ndarray:
     """Inputs alone, float64 (n, features), in the order of the features of a table read before.
 

@@ -63,6 +63,22 @@ SHARED: dict[str, tuple[str, ...]] = {
         "resolve_activation",
         "value_and_slope",
     ),
+    # the definition of the kernel
+    "training.learning_curves": (
+        "Dual.diagonal",
+        "Dual.pair",
+        "Recursion.variances",
+        "_FullyConnected.__call__",
+        "_FullyConnected.__post_init__",
+        "_FullyConnected._is_tangent",
+        "_FullyConnected._recursion",
+        "_piecewise_linear",
+        "_product",
+        "_variance",
+        "angle",
+        "dual",
+        "through_layers",
+    ),
 }
 
 # What only one of the two sides may call: functions of files of these names.

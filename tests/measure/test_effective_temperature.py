@@ -11,8 +11,8 @@ import torch
 from networks import numbers
 from torch import nn
 
+from thermolearn.core import copying
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure import copying
 from thermolearn.measure.noise import (
     Dynamics,
     Langevin,

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import thermolearn
+from thermolearn.core.copying import fingerprint
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import fingerprint
 from thermolearn.measure.temperature import Heat, draw_engines, layer_heat
 from thermolearn.measure.temperature.network_entropy import ENTROPY_CONVENTION, initial_entropy
 from thermolearn.measure.temperature.signals import signals

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from thermolearn.core.copying import fingerprint, untouched
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import fingerprint, untouched
 from thermolearn.measure.learning_rate import recommend_lr
 from thermolearn.measure.learning_rate.trial import Task, advance, seed_globals, start_trial
 

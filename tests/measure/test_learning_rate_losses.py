@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thermolearn.core.copying import fingerprint
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import fingerprint
 from thermolearn.measure.learning_rate import LearningRate, recommend_lr
 from thermolearn.measure.learning_rate.copies import copy_training
 from thermolearn.measure.learning_rate.trial import batches

@@ -12,8 +12,8 @@ from networks import numbers
 from torch import nn
 from torch.nn import functional as F
 
+from thermolearn.core.copying import fingerprint
 from thermolearn.core.errors import ConvergenceError, NotApplicableError
-from thermolearn.measure.copying import fingerprint
 from thermolearn.measure.llc import (
     LocalLearningCoefficient,
     compare,

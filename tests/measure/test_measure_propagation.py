@@ -9,8 +9,8 @@ from networks import Residual, numbers
 from torch import nn
 
 from thermolearn import Probe
+from thermolearn.core import copying
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure import copying
 from thermolearn.measure.propagation import (
     MeanFieldMap,
     Propagation,

@@ -9,9 +9,9 @@ from networks import numbers
 from torch import nn
 
 from thermolearn import Probe
+from thermolearn.core import copying
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure import copying
 from thermolearn.measure.noise import (
     GradientNoise,
     OnlineLeastSquares,

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from thermolearn.core.copying import named_state
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.measure import packing
-from thermolearn.measure.copying import named_state
 from thermolearn.measure.packing import Packer
 
 

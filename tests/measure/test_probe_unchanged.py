@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from thermolearn.core.copying import fingerprint, private_copy, untouched
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import fingerprint, private_copy, untouched
 from thermolearn.measure.layers import Layers
 from thermolearn.measure.learning import Learning
 from thermolearn.measure.noise.gradient_noise import GradientNoise

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import thermolearn
+from thermolearn.core.copying import fingerprint
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import fingerprint
 from thermolearn.measure.propagation.mean_field import MeanFieldMap
 from thermolearn.measure.relative_entropy import (
     RelativeEntropy,

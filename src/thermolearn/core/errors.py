@@ -43,3 +43,25 @@ class SamplerWarning(UserWarning):
 
 class SweepError(ValueError):
     """A sweep cannot run as asked: its definition or its store; the message says what to change."""
+
+
+class ThresholdOutsideSupportError(ValueError):
+    """A threshold that the scores do not reach: the sample says nothing about the tail there.
+
+    Attributes
+    ----------
+    threshold : float
+        Asked for.
+    support : (float, float)
+        Smallest and largest score.
+    """
+
+    def __init__(self, threshold: float, support: tuple[float, float], name: str = "scores"):
+        low, high = support
+        super().__init__(
+            f"threshold {threshold:.6g} is not inside the range ({low:.6g}, {high:.6g}) of the "
+            f"{name}; an infinite exponent there would be an artifact of the sample. Choose a "
+            "threshold inside, or calibrate with more scores"
+        )
+        self.threshold = threshold
+        self.support = support

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thermolearn.measure.copying import check_measurable, named_state, unwrap
+from thermolearn.core.copying import check_measurable, named_state, unwrap
 
 SMALL = 2**16  # elements; below, the call costs more than the copy, and tensors share one copy
 PLAIN = (Tensor, nn.Parameter)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thermolearn.core.copying import fingerprint, untouched, unwrap
 from thermolearn.core.progress import track
-from thermolearn.measure.copying import fingerprint, untouched, unwrap
 from thermolearn.measure.recorder import Recorder
 from thermolearn.measure.reference import Collector, check_pair, draw
 from thermolearn.measure.run_log import RunLog, check_writable, table, write_rows

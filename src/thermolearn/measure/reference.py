@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thermolearn.core.copying import private_copy, tensor_bytes
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import private_copy, tensor_bytes
 from thermolearn.measure.window import Pair, evaluate
 
 # Outputs of these losses are not in the units of the targets: no energy is guessed for them.

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from thermolearn.core.activation import Activation
 from thermolearn.core.checks import check_variances, real, whole
+from thermolearn.core.copying import untouched, unwrap
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import untouched, unwrap
 from thermolearn.measure.layer_moments import LayerMoments, layer_moments
 from thermolearn.measure.reference import prepare_copy, to_precision
 from thermolearn.measure.window import Window

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import thermolearn
+from thermolearn.core.copying import check_measurable, named_state, unwrap
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import check_measurable, named_state, unwrap
 from thermolearn.measure.recorder import ACCUMULATORS, plain_settings
 from thermolearn.measure.reference import (
     check_pair,

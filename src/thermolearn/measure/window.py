@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from thermolearn.core.copying import load_state
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import load_state
 from thermolearn.measure.packing import Packed
 
 Pair = tuple[Tensor, Tensor]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core.checks import whole
+from thermolearn.core.copying import unwrap
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.linalg import Matvec
-from thermolearn.measure.copying import unwrap
 from thermolearn.measure.curvature.eigenvalues import CONVERGED, MOST_STEPS, recalled, ritz
 from thermolearn.measure.curvature.hessian import (
     Hessian,

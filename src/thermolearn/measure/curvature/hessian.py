@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from thermolearn.core import copying
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.linalg import Matvec, hvp_operator
-from thermolearn.measure import copying
 from thermolearn.measure.layers import parameter_groups
 from thermolearn.measure.learning import sample_losses
 from thermolearn.measure.objective import mean_loss, trained_parameters

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thermolearn.measure.copying import untouched
+from thermolearn.core.copying import untouched
 from thermolearn.measure.hosts.ending import abandon, check_settings, finish, record_in
 from thermolearn.measure.probe import Probe
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thermolearn.core.copying import private_copy, tensor_bytes, unwrap
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import private_copy, tensor_bytes, unwrap
 
 # what a function may keep in its closure and is copied; anything else in it is used as it is
 KEPT_STATE = (nn.Module, Tensor, list, dict, set, int, float)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from thermolearn.core import copying
 from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.progress import track
-from thermolearn.measure import copying
 from thermolearn.measure.learning_rate.conclusion import conclude
 from thermolearn.measure.learning_rate.copies import (
     Watch,

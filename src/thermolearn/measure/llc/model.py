@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core import checks
+from thermolearn.core.copying import untouched
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import untouched
 from thermolearn.measure.learning import sample_losses
 from thermolearn.measure.llc.analysis import make_result
 from thermolearn.measure.llc.objective import Objective

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from thermolearn.core.copying import untouched
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import untouched
 from thermolearn.measure.llc.analysis import make_result
 from thermolearn.measure.llc.model import model_objective, settings_of, weight_scale
 from thermolearn.measure.llc.result import LearningCoefficient

@@ -13,10 +13,10 @@ from scipy import stats
 from torch import nn
 
 from thermolearn.core import checks
+from thermolearn.core.copying import untouched
 from thermolearn.core.diagnostics import autocorrelation_time
 from thermolearn.core.errors import NotApplicableError, SamplerWarning
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import untouched
 from thermolearn.measure.learning import sample_losses
 from thermolearn.measure.noise.gradient_noise import fieller, gradient_products
 from thermolearn.measure.noise.leading_order import step_noise

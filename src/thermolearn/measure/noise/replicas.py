@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core import checks
+from thermolearn.core.copying import untouched
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import untouched
 from thermolearn.measure.noise.response import Dynamics
 from thermolearn.measure.noise.training_mode import training_differs
 from thermolearn.measure.setting import window_of

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from thermolearn.core import checks
+from thermolearn.core.copying import check_measurable, unwrap
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure.copying import check_measurable, unwrap
 from thermolearn.measure.noise.steadiness import (
     FEWEST,
     STEADY,

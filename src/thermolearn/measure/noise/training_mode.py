@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from thermolearn.measure.copying import untouched
+from thermolearn.core.copying import untouched
 
 SAMPLES = 32  # of the forward pass that is compared
 EVAL = "eval mode"  # status of a number that is not the training run's

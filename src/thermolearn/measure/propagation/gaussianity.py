@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from thermolearn.core.activation import resolve_activation
 from thermolearn.core.checks import check_variances, real, whole
+from thermolearn.core.copying import untouched
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
-from thermolearn.measure.copying import untouched
 from thermolearn.measure.propagation.gaussian_pair import GaussianPreactivation
 
 FEWEST = 100  # networks

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thermolearn.core import copying
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
-from thermolearn.measure import copying
 from thermolearn.measure.propagation.graph import trace_steps
 from thermolearn.measure.propagation.network_theory import Expected, expected_propagation
 from thermolearn.measure.propagation.watch import PAIRS, measured_values

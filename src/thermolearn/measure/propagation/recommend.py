@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from thermolearn.core.activation import resolve_activation
 from thermolearn.core.checks import real
+from thermolearn.core.copying import check_measurable, unwrap
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.copying import check_measurable, unwrap
 from thermolearn.measure.propagation.conclusions import recommendation as conclude
 from thermolearn.measure.propagation.graph import ROOT, chain_steps, trace_steps
 from thermolearn.measure.propagation.mean_field import ActivationLike

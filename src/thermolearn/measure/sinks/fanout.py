@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from thermolearn.measure.copying import untouched
+from thermolearn.core.copying import untouched
 
 
 class Sink(Protocol):

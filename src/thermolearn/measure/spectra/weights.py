@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core.checks import whole
+from thermolearn.core.copying import check_measurable, unwrap
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
-from thermolearn.measure.copying import check_measurable, unwrap
 from thermolearn.measure.spectra.comparison import (
     LEVEL,
     SHUFFLES,

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from thermolearn.core.checks import whole
+from thermolearn.core.copying import named_state, untouched, unwrap
 from thermolearn.core.errors import NotApplicableError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
-from thermolearn.measure.copying import named_state, untouched, unwrap
 from thermolearn.measure.layers import parameter_groups
 from thermolearn.measure.learning import sample_losses
 from thermolearn.measure.objective import trained_parameters

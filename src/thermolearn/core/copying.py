@@ -67,7 +67,7 @@ def check_measurable(model: nn.Module) -> None:
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """Deep copy in eval mode and its own precision, without the hooks that the user set.
+    """Deep copy in eval mode and its own precision, without gradients and the user's hooks.
 
     Hooks of ``torch.nn.utils`` (weight norm, pruning) are part of the forward pass and are kept;
     activations that a module keeps as attributes are copied as constants.

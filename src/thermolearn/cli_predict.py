@@ -1,0 +1,282 @@
+"""The command `predict`: the learning curve of a network's kernel on one's own data."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thermolearn.cli_common import check_outputs, one_line_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from thermolearn.core.estimate import Estimate
+    from thermolearn.data import Dataset
+    from thermolearn.forecast import Forecast
+    from thermolearn.predict.pool import Measured, PoolCurve
+
+Option = typer.Option
+
+
+def predict(
+    data: Annotated[
+        str,
+        Option(help="digits, breast_cancer, wine, diabetes, iris, or a .csv, .npz, .parquet file."),
+    ],
+    target: Annotated[
+        str | None, Option(help="Target column of the file; for .npz the array (default y).")
+    ] = None,
+    task: Annotated[
+        str | None,
+        Option(help="classification or regression; by default inferred, and the rule printed."),
+    ] = None,
+    model: Annotated[
+        str, Option(help="mlp:64,64 or cnn:16,32 or package.module:callable.")
+    ] = "mlp:256,256",
+    n: Annotated[
+        str | None,
+        Option("--n", help="Training sizes, as 100,1000,10000; default: up to the whole data."),
+    ] = None,
+    target_error: Annotated[
+        float | None,
+        Option(
+            help="How many rows does this error need? In classification the error rate, else "
+            "the squared error over the variance of the target."
+        ),
+    ] = None,
+    kernel: Annotated[
+        str, Option(help="ntk (gradient descent) or nngp (Bayesian inference).")
+    ] = "ntk",
+    ridge: Annotated[float, Option(help="In units of the mean k(x, x).")] = 1e-3,
+    activation: Annotated[str, Option(help="Of mlp and cnn: tanh, relu, gelu, ...")] = "relu",
+    sigma_w2: Annotated[
+        float, Option(help="Variance of the initial weights times fan_in, of mlp and cnn.")
+    ] = 2.0,
+    standardize: Annotated[
+        bool, Option(help="--no-standardize takes the numbers as they are.")
+    ] = True,
+    validate: Annotated[
+        bool,
+        Option("--validate", help="Measure the kernel machine and the trained network beside it."),
+    ] = False,
+    draws: Annotated[int, Option(help="Trainings of the network per size, for --validate.")] = 5,
+    unlabelled: Annotated[
+        Path | None, Option(help="A file of new inputs: the error to expect on them.")
+    ] = None,
+    confidence: Annotated[float, Option(help="Of the band of the curve.")] = 0.9,
+    seed: Annotated[int, Option(help="Of the subsets and the networks of --validate.")] = 0,
+    threads: Annotated[int, Option(min=1, help="CPU threads.")] = 1,
+    plot: Annotated[Path, Option(help="The figure to write: .svg, .pdf or .png.")] = Path(
+        "learning_curve.svg"
+    ),
+    json: Annotated[Path | None, Option(help="Write the numbers.")] = None,
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """How the error will fall with the number of rows, before training; from a network's kernel."""
+    with one_line_errors(debug):
+        outputs = {"--plot": plot} | ({"--json": json} if json is not None else {})
+        check_outputs(outputs, [Path(data), unlabelled])
+        if plot.suffix.lower() not in (".pdf", ".svg", ".png"):
+            raise ValueError(f"--plot {plot} must end in .pdf, .svg or .png")
+        sizes = None if n is None else _sizes(n)
+        if target_error is not None and not 0 < target_error < math.inf:
+            raise ValueError(f"--target-error must be positive, got {target_error:g}")
+        import torch
+
+        from thermolearn.data import load_pool, load_unlabelled
+        from thermolearn.forecast import forecast
+
+        torch.set_num_threads(threads)
+        dataset = load_pool(data, target, task, standardize)
+        _print_dataset(dataset)
+        new = None if unlabelled is None else load_unlabelled(unlabelled, dataset)
+        found = forecast(
+            dataset,
+            model,
+            sizes or default_sizes(len(dataset.x_train)),
+            kind=kernel,
+            ridge=ridge,
+            activation=activation,
+            sigma_w2=sigma_w2,
+            confidence=confidence,
+            validate=validate,
+            draws=draws,
+            unlabelled=new,
+            seed=seed,
+        )
+        _print_forecast(found, dataset, target_error)
+        _write(found, plot, json)
+
+
+def default_sizes(rows: int) -> list[int]:
+    """Powers of two times ten below the number of rows, and all of them."""
+    below = [10 * 2**k for k in range(30) if 10 * 2**k < rows]
+    return [*below[-6:], rows]
+
+
+def _sizes(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 0 < int(word) < 10**12 for word in words):
+        raise ValueError(f"--n {text}: give positive whole numbers with commas, as 100,1000,10000")
+    return sorted({int(word) for word in words})
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def _print_dataset(dataset: Dataset) -> None:
+    typer.echo(
+        f"data: {dataset.name}, {len(dataset.x_train)} rows (the pool), {dataset.n_inputs} inputs"
+    )
+    typer.echo(f"task: {dataset.rule}")
+    typer.echo(f"scaling: {dataset.standardization.rule}")
+    for note in dataset.notes:
+        typer.echo(f"note: {note}")
+
+
+def _print_forecast(found: Forecast, dataset: Dataset, target_error: float | None) -> None:
+    curve = found.curve
+    typer.echo(f"model: {found.model}")
+    typer.echo(str(found.kernel))
+    typer.echo(f"ridge: {found.ridge:.4g}\n")
+    for line in curve_table(curve, found.measured, found.initial):
+        typer.echo(line)
+    if found.initial is not None:
+        typer.echo(
+            "error of one network: with what its random initial output adds; the average over many "
+            "networks, or f - f0, has the error in the second column"
+        )
+    typer.echo("")
+    rate = found.at_pool.error_rate
+    typer.echo(
+        f"leave-one-out at the whole pool, {curve.pool} rows, without theory: error "
+        f"{found.at_pool.test_error}" + ("" if rate is None else f", error rate {rate}")
+    )
+    if dataset.task == "regression" and dataset.standardization.target_scale.size == 1:
+        scale = float(dataset.standardization.target_scale.ravel()[0])
+        root = math.sqrt(float(found.at_pool.test_error.value) * curve.variance) * scale
+        typer.echo(f"in units of the target: root mean squared error {root:.4g}")
+    if target_error is not None:
+        typer.echo(_needed(curve, target_error))
+    if found.shift is not None:
+        typer.echo(f"unlabelled inputs, after training on the pool: {found.shift}")
+        for note in found.shift.notes:
+            typer.echo(f"- {note}")
+    for note in (*curve.flags, *curve.notes, *found.notes):
+        typer.echo(f"- {note}")
+
+
+def curve_table(
+    curve: PoolCurve, measured: tuple[Measured, ...] = (), initial: np.ndarray | None = None
+) -> list[str]:
+    """Lines: sizes, predicted error (and error rate) with the band, what was measured, status."""
+    band = f"[{curve.confidence:.0%} band]"
+    head = ["rows", "error / variance", band]
+    if curve.error_rate is not None:
+        head += ["error rate", band]
+    if initial is not None:
+        head.append("error of one network")
+    for points in measured:
+        head += [f"{points.name}: error"] + (["error rate"] if curve.error_rate is not None else [])
+    rows = [[*head, "status"]]
+    asked = {int(size): k for k, size in enumerate(curve.n)}
+    for size in sorted(asked.keys() | {int(s) for points in measured for s in points.n}):
+        k = asked.get(size)
+        own = None if initial is None else math.nan if k is None else float(initial[k])
+        rows.append(_row(curve, k, size, measured, own))
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+
+
+def _row(
+    curve: PoolCurve,
+    k: int | None,
+    size: int,
+    measured: tuple[Measured, ...],
+    initial: float | None,
+) -> list[str]:
+    cells, status = [str(size)], []
+    with_rate = curve.error_rate is not None
+    if k is None:
+        cells += ["-"] * (4 if with_rate else 2)
+    else:
+        cells += _banded(curve.test_error[k], curve.lower[k], curve.upper[k])
+        if curve.error_rate is not None:
+            assert curve.error_rate_lower is not None and curve.error_rate_upper is not None
+            cells += _banded(
+                curve.error_rate[k], curve.error_rate_lower[k], curve.error_rate_upper[k]
+            )
+        status.append(curve.status[k])
+    if initial is not None:
+        one = math.nan if k is None else curve.test_error[k] + initial
+        cells.append(f"{one:.4g}" if math.isfinite(one) else "-")
+    for points in measured:
+        at = [i for i, s in enumerate(points.n) if int(s) == size]
+        if not at:
+            cells += ["-"] * (2 if with_rate else 1)
+            continue
+        cells.append(str(_item(points.test_error, at[0])))
+        if with_rate:
+            cells.append("-" if points.error_rate is None else str(_item(points.error_rate, at[0])))
+        if points.status[at[0]] != "ok":
+            status.append(f"{points.name}: {points.status[at[0]]}")
+    return [*cells, "; ".join(status)]
+
+
+def _numbers(estimates: Estimate) -> tuple[list[float], list[float]]:
+    """Values and standard errors of an array of estimates."""
+    import numpy as np
+
+    return np.asarray(estimates.value).tolist(), np.asarray(estimates.stderr).tolist()
+
+
+def _item(estimates: Estimate, k: int) -> Estimate:
+    from thermolearn.core.estimate import Estimate
+
+    values, errors = _numbers(estimates)
+    return Estimate(values[k], errors[k])
+
+
+def _banded(value: float, low: float, high: float) -> list[str]:
+    if not math.isfinite(value):
+        return ["-", "-"]
+    return [f"{value:.4g}", f"[{low:.4g}, {high:.4g}]"]
+
+
+def _needed(curve: PoolCurve, target: float) -> str:
+    quantity = "error" if curve.error_rate is None else "error_rate"
+    needed = curve.samples_needed(target, quantity)
+    name = "error / variance" if curve.error_rate is None else "error rate"
+    if not math.isfinite(needed.n):
+        return f"rows for {name} {target:g}: {needed.status}"
+    low, high = (f"{e:.0f}" if math.isfinite(e) else "unknown" for e in needed.interval)
+    return f"rows for {name} {target:g}: {needed.n:.0f} [{low}, {high}] ({needed.status})"
+
+
+def _write(found: Forecast, plot: Path, json: Path | None) -> None:
+    from thermolearn.study.export import save_picture
+
+    typer.echo(f"figure: {save_picture(found.figure(), plot).resolve()}")
+    if json is None:
+        return
+    row = {"data": found.data, "model": found.model, "curve": found.curve.to_dict()}
+    row["measured"] = [
+        {
+            "name": points.name,
+            "n": points.n.tolist(),
+            "test_error": _finite(_numbers(points.test_error)[0]),
+            "stderr": _finite(_numbers(points.test_error)[1]),
+            "status": list(points.status),
+        }
+        for points in found.measured
+    ]
+    json.write_text(json_module.dumps(row, indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"numbers: {json.resolve()}")
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [v if math.isfinite(v) else None for v in values]

@@ -1,0 +1,93 @@
+"""Whether labelled points can speak for new inputs, and where they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from thermolearn.predict.shift.residuals import Geometry
+
+# A new input lies outside if it is farther out than this share of the labelled points themselves.
+QUANTILE = 0.99
+MOST_OUTSIDE = 0.3  # share of the new inputs that may
+MOST_ERROR_OUTSIDE = 0.5  # share of the predicted error that they may carry
+LEAST_EFFECTIVE = 15.0  # labelled points, after weighting
+LEAST_DISTINCT = 5  # new inputs
+OUTSIDE = "outside the support"
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """How the new inputs lie to the labelled ones.
+
+    Attributes
+    ----------
+    inside : bool
+        Whether a forecast is given.
+    outside : ndarray (new inputs,) of bool
+        New inputs that are farther from the labelled points than 99 percent of these are from the
+        others, in distance or in the posterior variance of the kernel.
+    share_outside, error_outside : float
+        Share of the new inputs outside, and of the predicted error that falls on them.
+    effective_size : float
+        Labelled points that the weighted estimate is worth.
+    reasons : tuple of str
+        Why no forecast is given.
+    """
+
+    inside: bool
+    outside: np.ndarray
+    share_outside: float
+    error_outside: float
+    effective_size: float
+    reasons: tuple[str, ...]
+
+
+def outside_points(X: np.ndarray, X_new: np.ndarray, pool: Geometry, new: Geometry) -> np.ndarray:
+    """Which new inputs lie beyond what the labelled points show when each is left out."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=2).fit(X)
+    near = search.kneighbors(X)[0][:, 1]
+    near_new = search.kneighbors(X_new, n_neighbors=1)[0][:, 0]
+    far = near_new > _limit(near)
+    uncertain = new.spread > _limit(pool.spread)
+    return far | uncertain
+
+
+def _limit(values: np.ndarray) -> float:
+    # beyond rounding, so that copies of labelled points never count as outside
+    return float(np.quantile(values, QUANTILE)) * (1 + 1e-9)
+
+
+def judge_support(
+    X_new: np.ndarray, outside: np.ndarray, predicted: np.ndarray, effective: float
+) -> Support:
+    """The verdict, with every reason against a forecast."""
+    share = float(outside.mean())
+    total = float(predicted.sum())
+    carried = float(predicted[outside].sum()) / total if total > 0 else 0.0
+    reasons = []
+    distinct = len(np.unique(X_new, axis=0))
+    if distinct < LEAST_DISTINCT:
+        reasons.append(
+            f"X_new holds {distinct} different inputs only; a mean error needs at least "
+            f"{LEAST_DISTINCT}"
+        )
+    if share > MOST_OUTSIDE:
+        reasons.append(
+            f"{share:.0%} of the new inputs lie farther from the labelled ones than 99% of these "
+            f"from each other (at most {MOST_OUTSIDE:.0%} may): label some of them"
+        )
+    elif carried > MOST_ERROR_OUTSIDE:
+        reasons.append(
+            f"{carried:.0%} of the predicted error falls on the {share:.1%} of the new inputs that "
+            "lie outside the labelled ones: look at these (support.outside) or label some"
+        )
+    if effective < LEAST_EFFECTIVE:
+        reasons.append(
+            f"the labelled points that resemble the new inputs are worth {effective:.1f} points "
+            f"(at least {LEAST_EFFECTIVE:.0f}): label some of the new inputs"
+        )
+    return Support(not reasons, outside, share, carried, effective, tuple(reasons))
