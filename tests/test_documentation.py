@@ -93,6 +93,8 @@ def test_the_system_of_the_page_keeps_the_contract(
 PAGES = {  # what must be there after the page's code
     "curvature": (), "gaussian_preactivations": (), "learning_rate": (), "llc": (), "noise": (),
     "relative_entropy": (), "spectra": (), "temperature": ("engines.png",), "temperatures": (),
+    "exponents": (), "kernels": (), "learning_curves": (), "real_data": ("wine.json", "wine.png"),
+    "shift": (),
 }  # fmt: skip
 
 

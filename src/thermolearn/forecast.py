@@ -45,7 +45,8 @@ class Forecast:
         The error to expect on unlabelled inputs, after training on the whole pool.
     initial : ndarray (sizes,) or None
         What the random initial output of one network adds to `curve.test_error`, as a fraction of
-        the target's variance: training corrects it on the training rows only. None for "nngp".
+        the target's variance: training corrects it on the training rows only. NaN beyond the pool,
+        None for "nngp".
     notes : tuple of str
     """
 
@@ -224,13 +225,12 @@ def _initial(
     the error of the regression of f0, whose sign and size are independent of y. Its average over
     networks is a sum over independent targets of the covariance of f0.
     """
-    from thermolearn.predict.pool import pool_curve
+    from thermolearn.predict.pool import raw_error
 
     jitter = 1e-10 * float(nngp.diagonal().mean())
     root = np.linalg.cholesky(nngp + jitter * np.eye(len(nngp)))
     draws = root @ np.random.default_rng([seed, 2]).standard_normal((len(nngp), INITIAL))
-    curve = pool_curve(gram, draws, n, ridge)
-    return curve.test_error * curve.variance * outputs / INITIAL
+    return raw_error(gram, draws, n, ridge) * outputs
 
 
 def _duplicates(x: Tensor) -> tuple[str, ...]:

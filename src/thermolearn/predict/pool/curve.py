@@ -118,6 +118,40 @@ def pool_curve(
     return _collect(pool, sizes, band, rate_band, (anchors, bars), tail, confidence, z)
 
 
+def raw_error(K: Any, targets: Any, n: int | Sequence[int], ridge: float) -> np.ndarray:
+    """Predicted mean squared error of targets as they are: neither centered nor scaled.
+
+    For what kernel regression does to a given function, such as the initial output of a network,
+    whose mean is part of what has to be learned. Theory and `ridge` as in `pool_curve`.
+
+    Parameters
+    ----------
+    K : array or tensor (M, M)
+    targets : array (M, outputs)
+        The squared error is averaged over the columns.
+    n : int or sequence of int
+
+    Returns
+    -------
+    ndarray (sizes,)
+        NaN beyond the pool.
+
+    Raises
+    ------
+    ValueError
+        K is not a Gram matrix of the targets' samples, or n or ridge is out of range.
+    """
+    sizes, ridge = _sizes(n), real("ridge", ridge, least=0.0)
+    values = np.asarray(targets, dtype=np.float64)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"targets must be finite numbers (M, outputs), got {values.shape}")
+    values = values / np.sqrt(values.shape[1])
+    target = Target(values, np.zeros(values.shape[1]), 1.0, "regression")
+    spectrum = decompose(as_pool(K, len(values)), ridge)
+    pool = _Pool(spectrum, target, spectrum.vectors.T @ values, ridge)
+    return np.array([_error(pool, size)[0] if size <= len(values) else np.nan for size in sizes])
+
+
 def _sizes(n: int | Sequence[int]) -> np.ndarray:
     listed = [n] if isinstance(n, int | np.integer) else list(n)
     if not listed:
