@@ -23,7 +23,12 @@ from thermolearn.study.export import save_picture
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "thermolearn"
 CACHE = ROOT / "build" / "gallery"
-FAMILIES = {"training": "Training", "memory": "Associative memory and Boltzmann machines"}
+FAMILIES = {
+    "training": "Training",
+    "memory": "Associative memory and Boltzmann machines",
+    "dynamics": "Dynamics and propagation",
+    "inference": "Shift of the inputs, errors of a detector",
+}
 
 INTRODUCTION = """# Catalogue
 

@@ -45,6 +45,11 @@ def error(*arguments, code=2):
     return lines[0]
 
 
+def kind_of(hint):
+    """int, or tuple[float, ...]"""
+    return str(hint) if typing.get_args(hint) else hint.__name__
+
+
 def test_list(only_coin):
     lines = run("list").stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["toy.coin", "Flips of a biased coin"]
@@ -74,7 +79,7 @@ def test_list_tells_of_every_parameter_and_figure(entry):
     found, rest = parameters(entry)
     assert {one.name: ast.literal_eval(one.default) for one in found} == asdict(module.Params())
     hints = typing.get_type_hints(module.Params)
-    assert {one.name: one.kind for one in found} == {n: h.__name__ for n, h in hints.items()}
+    assert {one.name: one.kind for one in found} == {n: kind_of(h) for n, h in hints.items()}
     assert all(one.meaning for one in found) and not rest
     shown = run("list", entry.name).stdout
     for number, name in module.ABOUT["figures"].items():
