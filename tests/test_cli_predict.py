@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from thermolearn.cli import app
 from thermolearn.cli_predict import default_sizes
+from thermolearn.core.estimate import Estimate
+from thermolearn.predict import PoolCurve
 
 
 def run(*arguments: object):
@@ -43,38 +45,46 @@ def test_a_file_of_ones_own(table, tmp_path):
     lines = {line.split()[0]: line for line in printed if line[:1].isdigit()}
     assert list(lines) == ["20", "40", "80", "200", "100000"]
     assert "extrapolated" in lines["200"] and "refused" in lines["100000"]
-    assert lines["80"].endswith("ok")
-    assert re.search(r"rows for error / variance 0.1: \d+ \[", found.output)
+    assert "extrapolated" not in lines["80"] and "refused" not in lines["80"]
+    assert re.search(r"rows for error / variance 0.1, one network: \d+ \[", found.output)
     assert re.search(r"root mean squared error \d", found.output)
     assert (tmp_path / "c.svg").read_text().lstrip().startswith("<?xml")
     written = json.loads((tmp_path / "c.json").read_text())
+    assert PoolCurve.from_dict(written["curve"]).pool == 80
+    alone = written["leave_one_out"]["test_error"]
+    assert f"error {Estimate(alone['value'], alone['stderr'])}" in found.output
+    assert written["rows_needed"]["target"] == 0.1 and written["settings"]["seed"] == 0
+    assert len(written["status"]) == 5 and "scaling" in written["settings"]
     errors = written["curve"]["test_error"]
+    assert PoolCurve.from_dict(written["average"]).test_error[0] < errors[0]
     assert written["curve"]["n"] == [20, 40, 80, 200, 100000]
     assert errors[4] is None and all(np.diff(errors[:4]) < 0) and 0 < errors[2] < 0.1
 
 
 def test_measured_points_stand_beside_the_curve(table, tmp_path):
+    new = np.random.default_rng(1).normal(size=(30, 2))
+    (tmp_path / "new.csv").write_text("a,b,color\n" + "".join(f"{a},{b},red\n" for a, b in new))
     found = run(
         "--data", table, "--target", "price", "--model", "mlp:64", "--n", "20,40", "--validate",
-        "--draws", 2, "--unlabelled", table, "--plot", tmp_path / "c.png",
+        "--draws", 2, "--unlabelled", tmp_path / "new.csv", "--plot", tmp_path / "c.png",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     (line,) = [line for line in found.output.splitlines() if line.startswith("40 ")]
     value = r"(\d*\.\d+)(?:\(\d+\))?"
-    predicted, single, machine, network = re.fullmatch(
-        rf"40\s+{value}\s+\[.*\]\s+{value}\s+{value}\s+{value}\s+ok", line
+    single, average, machine, network = re.fullmatch(
+        rf"40\s+{value}\s+\[.*\]\s+{value}\s+{value}\s+{value}\s+\w.*", line
     ).groups()
-    assert float(machine) == pytest.approx(float(predicted), rel=0.5)
+    assert float(machine) == pytest.approx(float(average), rel=0.5)
     assert float(network) == pytest.approx(float(single), rel=1.0)
-    assert float(single) > float(predicted)
-    assert "unlabelled inputs, after training on the pool: squared error on these" in found.output
+    assert float(single) > float(average)
+    assert "squared error on these inputs" in found.output
 
 
 def test_classes_have_an_error_rate(tmp_path):
     found = run("--data", "iris", "--model", "mlp:16", "--n", "30,150", "--plot",
                 tmp_path / "c.pdf", "--target-error", 0.08)  # fmt: skip
     assert found.exit_code == 0, found.output
-    assert "error rate" in found.output and "rows for error rate 0.08:" in found.output
+    assert "error rate" in found.output and "rows for error rate 0.08, one" in found.output
     assert "error rate 0.0" in found.output  # leave-one-out: some percent of the irises
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
 
@@ -84,7 +94,7 @@ def test_classes_have_an_error_rate(tmp_path):
     [(["--n", "10,x"], "--n 10,x: give positive whole numbers"),
      (["--n", "0"], "--n 0: give positive whole numbers"),
      (["--kernel", "rbf"], "kind must be ntk or nngp, got 'rbf'"),
-     (["--ridge", "0"], "ridge"),
+     (["--ridge", "-1"], "ridge"),
      (["--target-error", "-1"], "--target-error must be positive"),
      (["--plot", "c.txt"], "must end in .pdf, .svg or .png"),
      (["--model", "transformer:3"], "model 'transformer:3'"),
@@ -129,6 +139,26 @@ def test_repeated_rows_are_said(table, tmp_path):
     found = run("--data", tmp_path / "twice.csv", "--target", "price", "--model", "mlp:8", "--plot",
                 tmp_path / "c.svg")  # fmt: skip
     assert found.exit_code == 0 and "80 rows repeat the inputs of another" in found.output
+    assert found.output.count("repeated rows: too optimistic") == 5
+
+
+def test_a_large_initial_output_and_a_narrow_network_are_said(table, tmp_path):
+    arguments = ("--data", table, "--target", "price", "--n", "20", "--plot", tmp_path / "c.svg")
+    wide = run(*arguments, "--model", "mlp:64", "--sigma-w2", 4)
+    assert "initial output of one network adds up to" in wide.output
+    narrow = run(*arguments, "--model", "mlp:64,3")
+    assert "narrow network" in narrow.output and "layer '2' has 3 neurons" in narrow.output
+    plain = run(*arguments, "--model", "mlp:64")
+    assert "adds up to" not in plain.output and "narrow network" not in plain.output
+
+
+def test_outputs_that_do_not_fit_the_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one_output.py").write_text(
+        "from torch import nn\ndef make(n_inputs):\n    return nn.Linear(n_inputs, 1)\n"
+    )
+    found = run("--data", "iris", "--model", "one_output:make")
+    assert found.exit_code == 2 and "has 1 outputs for one row; these data need 3" in found.stderr
 
 
 def test_default_sizes():

@@ -1,5 +1,7 @@
 """The command `threshold`: its words, its numbers, its refusals in one line."""
 
+import re
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -40,7 +42,7 @@ def test_what_is_guaranteed_and_what_is_modelled(file):
     expected = guaranteed_threshold(NEGATIVES, 0.02, 0.95, POSITIVES)
     promised, modelled = said.split("model-based, not guaranteed")
     assert "scores.csv, 600 negatives and 200 positives" in promised
-    assert f"guaranteed threshold: {expected.threshold:.6g}" in promised
+    assert f"guaranteed threshold: {expected.threshold!r}\n" in promised
     assert "with confidence 0.95, at most 0.02 of new negatives" in promised
     assert f"number {expected.rank} of 600 negatives" in promised
     assert "independent" in promised and "neither trained on" in promised
@@ -50,7 +52,7 @@ def test_what_is_guaranteed_and_what_is_modelled(file):
     detector = ErrorExponents(NEGATIVES, POSITIVES)
     assert f"I = {detector.chernoff_point()[1]} per observation" in modelled
     at = float(detector.threshold(10, 0.02))
-    assert f"{at:.6g}" in modelled and f"{float(detector.miss(10, at)):.3g}" in modelled
+    assert f" {at!r} " in modelled and f"{float(detector.miss(10, at)):.3g}" in modelled
     assert "not to be trusted (a)" in modelled and "(a) " in modelled
 
 
@@ -70,8 +72,60 @@ def test_too_few_for_means_leaves_the_model(file):
 
 def test_too_few_negatives_are_refused(tmp_path):
     few = write(tmp_path / "few.csv", NEGATIVES[:298], POSITIVES)
-    assert "298 negatives are too few" in error(few) and "at least 299 negatives" in error(few)
+    for n, needed in ((1, 299), (2, 598)):  # with a model, whatever the number of observations
+        said = run(few, "--observations", n, code=1).stdout
+        assert "no guaranteed threshold: 298 negatives" in said
+        assert f"at least {needed} negatives" in said
+        assert f"threshold for a false alarm of 0.01 at {n} observation" in said
     run(write(tmp_path / "enough.csv", NEGATIVES[:299], POSITIVES))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_too_few_negatives_for_any_threshold(tmp_path, n):
+    few = write(tmp_path / "few.csv", NEGATIVES[:40], POSITIVES)
+    assert "40 negatives" in error(few, "--observations", n)
+    assert "are too few to guarantee" in error(few, "--observations", n)
+
+
+@pytest.mark.parametrize("observations", [1, 5])
+def test_the_printed_thresholds_applied_to_the_scores(tmp_path, observations):
+    rng = np.random.default_rng(1)
+    thirds = rng.choice(4, 3000, p=[0.6, 0.395, 0.004, 0.001]) / 3
+    logits = rng.normal(size=3000) * 3 + 10
+    for name, scores, more in (
+        ("thirds", thirds, rng.choice(4, 500, p=[0.1, 0.2, 0.3, 0.4]) / 3),
+        ("far", 1.7e9 + rng.normal(size=3000), 1.7e9 + 1 + rng.normal(size=300)),
+        ("sigmoid", 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-6 - logits[:500]))),
+    ):
+        file = write(tmp_path / f"{name}.csv", scores, more)
+        said = run(file, "--observations", observations).stdout
+        found = guaranteed_threshold(scores, 0.01, observations=observations)
+        printed = float(re.search(r"guaranteed threshold: (\S+)\n", said)[1])
+        assert printed == found.threshold
+        if observations == 1:
+            assert (scores > printed).mean() <= 0.01
+        detector = ErrorExponents(scores, more)
+        rows = dict(re.findall(r"^ +(\d+) +(\S+) +\[", said, re.MULTILINE))
+        for n in (2, 10):
+            assert float(rows[str(n)]) == float(detector.threshold(n, 0.01))
+        assert f", at {float(detector.chernoff_point()[0])!r} +- " in said
+
+
+def test_a_flag_is_said_once(tmp_path):
+    file = write(tmp_path / "few.csv", NEGATIVES[:100], POSITIVES[:60])
+    said = run(file, "--observations", 2, code=1).stdout
+    lines = [line for line in said.splitlines() if "ESS" in line]
+    assert lines and all(line.count("ESS") == 1 for line in lines)
+
+
+def test_a_saddle_point_that_is_off_is_said(tmp_path):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=3000) * 3 + 10, rng.normal(size=500) * 3 + 16
+    file = write(tmp_path / "s.csv", *(1 / (1 + np.exp(-z)) for z in logits))
+    said = run(file).stdout
+    row = next(line for line in said.splitlines() if line.startswith("   2  "))
+    mark = re.search(r"not to be trusted \((\w)", row)[1]
+    assert re.search(rf"\({mark}\) saddle point off: 0\.3\d by resampled scores", said)
 
 
 def test_without_positives_and_with_few(tmp_path):
@@ -142,3 +196,14 @@ def test_bad_options(file, tmp_path):
     assert "observations must be" in error(file, "--observations", "0")
     assert ".pdf, .svg or .png" in error(file, "--plot", tmp_path / "p.txt")
     assert "also an input" in error(file, "--plot", file)
+
+
+def test_one_positive_does_not_take_the_guarantee_away(tmp_path):
+    write(tmp_path / "s.csv", NEGATIVES, [2.5])
+    said = run(tmp_path / "s.csv").stdout
+    assert "guaranteed threshold" in said and "from 1 decisions" in said
+
+
+def test_scores_that_are_all_equal(tmp_path):
+    write(tmp_path / "s.csv", np.ones(600), np.ones(200))
+    assert "all 800 scores are 1; a constant score decides nothing" in error(tmp_path / "s.csv")

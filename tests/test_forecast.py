@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from thermolearn.core.estimate import Estimate
 from thermolearn.data import load_pool
-from thermolearn.forecast import _initial, forecast
-from thermolearn.predict import kernel_of, train_module
+from thermolearn.forecast import _disagreements, _initial_functions, forecast
+from thermolearn.predict import kernel_of, pool_curve, train_module
+from thermolearn.predict.pool import Measured
 
 
 def network(seed: int, width: int) -> nn.Sequential:
@@ -20,28 +24,6 @@ def network(seed: int, width: int) -> nn.Sequential:
             layer.weight.normal_(0, np.sqrt(2 / layer.in_features), generator=generator)
             layer.bias.zero_()
     return model
-
-
-def test_initial_output_by_averaging_over_kernel_machines():
-    """E over f0 ~ N(0, NNGP) of the error of f0 - k (K + ridge)^-1 f0(X), training set by set."""
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.normal(size=(300, 5)))
-    model, n, ridge = network(0, 64), 60, 0.3
-    given = {"sigma_w2": 2.0, "sigma_b2": 0.0}
-    gram = kernel_of(model, "ntk", **given).gram(x).numpy()
-    prior = kernel_of(model, "nngp", **given).gram(x).numpy()
-    found = _initial(prior, gram, 1, [n], ridge, 0)[0]
-    errors = []
-    for draw in range(40):
-        order = np.random.default_rng(draw).permutation(300)
-        train, test = order[:n], order[n:]
-        a = np.linalg.solve(gram[np.ix_(train, train)] + ridge * np.eye(n), gram[train][:, test])
-        cross = prior[np.ix_(test, train)] @ a
-        left = prior[np.ix_(test, test)] - cross - cross.T + a.T @ prior[np.ix_(train, train)] @ a
-        errors.append(np.trace(left) / len(test))
-    stderr = np.std(errors) / np.sqrt(len(errors))
-    assert found == pytest.approx(np.mean(errors), abs=4 * stderr + 0.06 * np.mean(errors))
-    assert _initial(prior, gram, 3, [n], ridge, 0)[0] == pytest.approx(3 * found)
 
 
 @pytest.mark.slow
@@ -69,7 +51,9 @@ def test_trained_networks_have_the_predicted_error():
             assert fitted.converged
             errors.append(np.mean((fitted.predictions - y[test]) ** 2))
         extra.append(errors[0] - errors[1])
-    predicted = _initial(prior, gram, 1, [n], ridge, 0)[0]
+    one = pool_curve(gram, y, [n], ridge, initial=_initial_functions(prior, 0) / y.std())
+    average = pool_curve(gram, y, [n], ridge)
+    predicted = (one.test_error - average.test_error)[0] * y.var()
     stderr = np.std(extra) / np.sqrt(len(extra))
     assert predicted == pytest.approx(np.mean(extra), abs=4 * stderr + 0.06 * predicted)
     assert predicted > 6 * stderr  # the test can tell it from nothing
@@ -77,5 +61,23 @@ def test_trained_networks_have_the_predicted_error():
 
 def test_bayesian_inference_has_no_initial_output():
     found = forecast(load_pool("iris"), "mlp:16", [20], kind="nngp", activation="relu")
-    assert found.initial is None and found.kernel.kind == "nngp"
+    assert found.average is found.curve and found.kernel.kind == "nngp"
     assert 0 < found.curve.test_error[0] < 1
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, 0), (1.15, 0), (2.0, 1), (0.4, 1)])
+def test_a_network_that_does_not_follow_its_kernel_is_named(factor, said):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(100, 5))
+    gram = x @ x.T + 1
+    curve = pool_curve(gram, x[:, 0] + 0.3 * rng.normal(size=100), [20, 50], 0.5)
+    single = dataclasses.replace(curve, test_error=1.5 * curve.test_error)
+    value = factor * single.test_error * np.array([1.0, np.nan])
+    points = Measured(
+        "trained network", curve.n, Estimate(value, 0.01 * value), None, np.zeros(2), 5, ("ok", "")
+    )
+    found = _disagreements(single, curve, [points])
+    assert len(found) == said and all("at 20 rows" in sentence for sentence in found)
+    kernel = dataclasses.replace(points, name="kernel machine")
+    expected = abs(factor * 1.5 - 1) > 0.25
+    assert bool(_disagreements(single, curve, [kernel])) == expected

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json as json_module
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from thermolearn.cli_common import check_outputs, one_line_errors
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from thermolearn.core.estimate import Estimate
     from thermolearn.data import Dataset
     from thermolearn.forecast import Forecast
-    from thermolearn.predict.pool import Measured, PoolCurve
+    from thermolearn.predict.pool import PoolCurve
 
 Option = typer.Option
 
@@ -51,11 +49,16 @@ def predict(
     kernel: Annotated[
         str, Option(help="ntk (gradient descent) or nngp (Bayesian inference).")
     ] = "ntk",
-    ridge: Annotated[float, Option(help="In units of the mean k(x, x).")] = 1e-3,
+    ridge: Annotated[
+        float, Option(help="In units of the mean k(x, x); 0 trains to the end.")
+    ] = 1e-3,
     activation: Annotated[str, Option(help="Of mlp and cnn: tanh, relu, gelu, ...")] = "relu",
     sigma_w2: Annotated[
-        float, Option(help="Variance of the initial weights times fan_in, of mlp and cnn.")
-    ] = 2.0,
+        float,
+        Option(
+            help="Variance of the initial weights times fan_in, of mlp and cnn; 1/3 is torch's."
+        ),
+    ] = 1 / 3,
     standardize: Annotated[
         bool, Option(help="--no-standardize takes the numbers as they are.")
     ] = True,
@@ -109,7 +112,7 @@ def predict(
             seed=seed,
         )
         _print_forecast(found, dataset, target_error)
-        _write(found, plot, json)
+        _write(found, plot, json, target_error)
 
 
 def default_sizes(rows: int) -> list[int]:
@@ -143,17 +146,17 @@ def _print_forecast(found: Forecast, dataset: Dataset, target_error: float | Non
     typer.echo(f"model: {found.model}")
     typer.echo(str(found.kernel))
     typer.echo(f"ridge: {found.ridge:.4g}\n")
-    for line in curve_table(curve, found.measured, found.initial):
+    for line in curve_table(found):
         typer.echo(line)
-    if found.initial is not None:
+    if found.average is not found.curve:
         typer.echo(
-            "error of one network: with what its random initial output adds; the average over many "
-            "networks, or f - f0, has the error in the second column"
+            "predicted is one network, with its random initial output; average: that over many "
+            "networks, or f - f0, which is the kernel machine"
         )
     typer.echo("")
     rate = found.at_pool.error_rate
     typer.echo(
-        f"leave-one-out at the whole pool, {curve.pool} rows, without theory: error "
+        f"kernel machine, leave-one-out at the whole pool of {curve.pool} rows, no theory: error "
         f"{found.at_pool.test_error}" + ("" if rate is None else f", error rate {rate}")
     )
     if dataset.task == "regression" and dataset.standardization.target_scale.size == 1:
@@ -161,70 +164,64 @@ def _print_forecast(found: Forecast, dataset: Dataset, target_error: float | Non
         root = math.sqrt(float(found.at_pool.test_error.value) * curve.variance) * scale
         typer.echo(f"in units of the target: root mean squared error {root:.4g}")
     if target_error is not None:
-        typer.echo(_needed(curve, target_error))
+        for line in _needed(found, target_error):
+            typer.echo(line)
     if found.shift is not None:
-        typer.echo(f"unlabelled inputs, after training on the pool: {found.shift}")
+        unit = "" if dataset.task == "classification" else ", in units of the target's variance"
+        typer.echo(f"unlabelled inputs, after training on the pool{unit}: {found.shift}")
         for note in found.shift.notes:
             typer.echo(f"- {note}")
     for note in (*curve.flags, *curve.notes, *found.notes):
         typer.echo(f"- {note}")
 
 
-def curve_table(
-    curve: PoolCurve, measured: tuple[Measured, ...] = (), initial: np.ndarray | None = None
-) -> list[str]:
+def curve_table(found: Forecast) -> list[str]:
     """Lines: sizes, predicted error (and error rate) with the band, what was measured, status."""
+    curve, classes = found.curve, found.curve.error_rate is not None
     band = f"[{curve.confidence:.0%} band]"
     head = ["rows", "error / variance", band]
-    if curve.error_rate is not None:
+    if classes:
         head += ["error rate", band]
-    if initial is not None:
-        head.append("error of one network")
-    for points in measured:
-        head += [f"{points.name}: error"] + (["error rate"] if curve.error_rate is not None else [])
+    if found.average is not curve:
+        head += ["average: error"] + (["error rate"] if classes else [])
+    for points in found.measured:
+        head += [f"{points.name}: error"] + (["error rate"] if classes else [])
     rows = [[*head, "status"]]
-    asked = {int(size): k for k, size in enumerate(curve.n)}
-    for size in sorted(asked.keys() | {int(s) for points in measured for s in points.n}):
-        k = asked.get(size)
-        own = None if initial is None else math.nan if k is None else float(initial[k])
-        rows.append(_row(curve, k, size, measured, own))
+    sizes = {int(size) for size in curve.n} | {int(s) for m in found.measured for s in m.n}
+    rows += [_row(found, size) for size in sorted(sizes)]
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
 
 
-def _row(
-    curve: PoolCurve,
-    k: int | None,
-    size: int,
-    measured: tuple[Measured, ...],
-    initial: float | None,
-) -> list[str]:
-    cells, status = [str(size)], []
-    with_rate = curve.error_rate is not None
-    if k is None:
-        cells += ["-"] * (4 if with_rate else 2)
-    else:
-        cells += _banded(curve.test_error[k], curve.lower[k], curve.upper[k])
+def _row(found: Forecast, size: int) -> list[str]:
+    curve = found.curve
+    at = [i for i, s in enumerate(curve.n) if int(s) == size]
+    k = at[0] if at else None
+    cells = [str(size), *_predicted(curve, k)]
+    if found.average is not curve:
+        cells += _predicted(found.average, k)[::2]
+    status = [] if k is None else [found.status[k]]
+    for points in found.measured:
+        there = [i for i, s in enumerate(points.n) if int(s) == size]
+        columns = [points.test_error]
         if curve.error_rate is not None:
-            assert curve.error_rate_lower is not None and curve.error_rate_upper is not None
-            cells += _banded(
-                curve.error_rate[k], curve.error_rate_lower[k], curve.error_rate_upper[k]
-            )
-        status.append(curve.status[k])
-    if initial is not None:
-        one = math.nan if k is None else curve.test_error[k] + initial
-        cells.append(f"{one:.4g}" if math.isfinite(one) else "-")
-    for points in measured:
-        at = [i for i, s in enumerate(points.n) if int(s) == size]
-        if not at:
-            cells += ["-"] * (2 if with_rate else 1)
-            continue
-        cells.append(str(_item(points.test_error, at[0])))
-        if with_rate:
-            cells.append("-" if points.error_rate is None else str(_item(points.error_rate, at[0])))
-        if points.status[at[0]] != "ok":
-            status.append(f"{points.name}: {points.status[at[0]]}")
+            columns.append(points.error_rate or points.test_error)
+        cells += [str(_item(c, there[0])) if there else "-" for c in columns]
+        if there and points.status[there[0]] != "ok":
+            status.append(f"{points.name}: {points.status[there[0]]}")
     return [*cells, "; ".join(status)]
+
+
+def _predicted(curve: PoolCurve, k: int | None) -> list[str]:
+    """Error with its band, and of a classifier the error rate with its own."""
+    columns: list[tuple[Any, Any, Any]] = [(curve.test_error, curve.lower, curve.upper)]
+    if curve.error_rate is not None:
+        columns.append((curve.error_rate, curve.error_rate_lower, curve.error_rate_upper))
+    cells = []
+    for value, low, high in columns:
+        shown = k is not None and math.isfinite(value[k])
+        cells += [f"{value[k]:.4g}", f"[{low[k]:.4g}, {high[k]:.4g}]"] if shown else ["-", "-"]
+    return cells
 
 
 def _numbers(estimates: Estimate) -> tuple[list[float], list[float]]:
@@ -241,42 +238,32 @@ def _item(estimates: Estimate, k: int) -> Estimate:
     return Estimate(values[k], errors[k])
 
 
-def _banded(value: float, low: float, high: float) -> list[str]:
-    if not math.isfinite(value):
-        return ["-", "-"]
-    return [f"{value:.4g}", f"[{low:.4g}, {high:.4g}]"]
+def _needed(found: Forecast, target: float) -> list[str]:
+    """How many rows the target takes: one network, and the average over networks."""
+    quantity = "error" if found.curve.error_rate is None else "error_rate"
+    name = "error / variance" if quantity == "error" else "error rate"
+    curves = {"": found.curve}
+    if found.average is not found.curve:
+        curves = {", one network": found.curve, ", average over networks": found.average}
+    lines = []
+    for whose, curve in curves.items():
+        needed = curve.samples_needed(target, quantity)
+        answer = needed.status
+        if math.isfinite(needed.n):
+            low, high = (f"{e:.0f}" if math.isfinite(e) else "unknown" for e in needed.interval)
+            answer = f"{needed.n:.0f} [{low}, {high}] ({needed.status})"
+        lines.append(f"rows for {name} {target:g}{whose}: {answer}")
+    return lines
 
 
-def _needed(curve: PoolCurve, target: float) -> str:
-    quantity = "error" if curve.error_rate is None else "error_rate"
-    needed = curve.samples_needed(target, quantity)
-    name = "error / variance" if curve.error_rate is None else "error rate"
-    if not math.isfinite(needed.n):
-        return f"rows for {name} {target:g}: {needed.status}"
-    low, high = (f"{e:.0f}" if math.isfinite(e) else "unknown" for e in needed.interval)
-    return f"rows for {name} {target:g}: {needed.n:.0f} [{low}, {high}] ({needed.status})"
-
-
-def _write(found: Forecast, plot: Path, json: Path | None) -> None:
+def _write(found: Forecast, plot: Path, json: Path | None, target_error: float | None) -> None:
     from thermolearn.study.export import save_picture
 
     typer.echo(f"figure: {save_picture(found.figure(), plot).resolve()}")
     if json is None:
         return
-    row = {"data": found.data, "model": found.model, "curve": found.curve.to_dict()}
-    row["measured"] = [
-        {
-            "name": points.name,
-            "n": points.n.tolist(),
-            "test_error": _finite(_numbers(points.test_error)[0]),
-            "stderr": _finite(_numbers(points.test_error)[1]),
-            "status": list(points.status),
-        }
-        for points in found.measured
-    ]
-    json.write_text(json_module.dumps(row, indent=1) + "\n", encoding="utf-8")
+    row = found.to_dict()
+    if target_error is not None:
+        row["rows_needed"] = {"target": target_error, "answer": _needed(found, target_error)}
+    json.write_text(json_module.dumps(row, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     typer.echo(f"numbers: {json.resolve()}")
-
-
-def _finite(values: list[float]) -> list[float | None]:
-    return [v if math.isfinite(v) else None for v in values]

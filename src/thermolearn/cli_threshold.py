@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from thermolearn.core.drawing import Drawing
+    from thermolearn.core.estimate import Estimate
     from thermolearn.predict.exponents import ErrorExponents, OrderStatisticThreshold
 
 Option = typer.Option
@@ -44,8 +46,9 @@ def threshold(
 
     The guarantee is by order statistics, for any law of the scores; it is refused where the
     negatives are too few. Beside it, labelled as such, what large deviations extrapolate.
+    Thresholds are printed to the last digit: rounded ones may let ties through.
 
-    Exit code 0 with a guaranteed threshold, 1 if only a model-based one could be given.
+    Exit code 0 with a guaranteed threshold, 1 if only a model-based one could be given, 2 if none.
     """
     with one_line_errors(debug):
         if plot is not None:
@@ -59,6 +62,11 @@ def threshold(
         typer.echo(
             f"scores: {scores.name}, {len(negatives)} negatives and {len(positives)} positives"
         )
+        every = [*negatives, *positives]
+        if every and min(every) == max(every):
+            raise ValueError(
+                f"all {len(every)} scores are {every[0]:.6g}; a constant score decides nothing"
+            )
         if len(positives) and len(negatives) and negatives.mean() >= positives.mean():
             raise ValueError(
                 f"negatives have the larger mean score ({negatives.mean():.6g} against "
@@ -66,19 +74,24 @@ def threshold(
                 "scores, or the labels"
             )
         given = positives if len(positives) >= observations else None
-        found = None
+        found = modelled = None
         try:
             found = guaranteed_threshold(negatives, false_alarm, confidence, given, observations)
         except ValueError as error:
-            if observations == 1 or "too few" not in str(error):
+            if "too few" not in str(error):
+                raise
+            modelled = model_line(negatives, observations, false_alarm, needed=True)
+            if modelled is None:
                 raise
             typer.echo(f"no guaranteed threshold: {error}")
         if found is not None:
             typer.echo("\n".join(guarantee(found)))
+            if observations > 1:
+                modelled = model_line(negatives, observations, false_alarm)
         detector, reason = model(negatives, positives)
         typer.echo("\nmodel-based, not guaranteed (large deviations of the sampled scores):")
-        if observations > 1:
-            typer.echo(model_line(negatives, observations, false_alarm))
+        if modelled is not None:
+            typer.echo(modelled)
         typer.echo(reason if detector is None else table(detector, false_alarm, observations))
         if plot is not None:
             from thermolearn.study.export import save_picture
@@ -127,7 +140,7 @@ def guarantee(found: OrderStatisticThreshold) -> list[str]:
     what = "score" if n == 1 else f"mean score of {n} observations"
     units = "negatives" if n == 1 else f"means of {n} negatives"
     lines = [
-        f"\nguaranteed threshold: {found.threshold:.6g}",
+        f"\nguaranteed threshold: {found.threshold!r}",
         f"decide positive if the {what} is above it (not at it).",
         f"guarantee: with confidence {found.confidence:g}, at most {found.false_alarm:g} of new "
         "negatives are false alarms, whatever the law of the scores;",
@@ -158,31 +171,46 @@ def model(negatives: np.ndarray, positives: np.ndarray) -> tuple[ErrorExponents 
         return None, f"none: {words}"
 
 
-def model_line(negatives: np.ndarray, n: int, false_alarm: float) -> str:
-    """The threshold for the mean of n observations by a saddle point."""
+def model_line(
+    negatives: np.ndarray, n: int, false_alarm: float, needed: bool = False
+) -> str | None:
+    """The threshold for the mean of n observations by a saddle point.
+
+    Without one: why, or None if it is `needed`.
+    """
+    from thermolearn.core.errors import ConvergenceError
     from thermolearn.predict.exponents import EmpiricalCGF, model_threshold
 
     try:
         found = model_threshold(EmpiricalCGF(negatives), n, false_alarm)
-    except ValueError as error:
-        return f"no model-based threshold for {n} observations: {error}"
-    flag = "" if found.status == "ok" else f" ({found.status})"
-    return f"threshold for a false alarm of {false_alarm:g} at {n} observations: {found}{flag}"
+    except (ValueError, ConvergenceError) as error:
+        return None if needed else f"no model-based threshold for {n} observations: {error}"
+    many = f"{n} observation" + ("s" if n > 1 else "")
+    return f"threshold for a false alarm of {false_alarm:g} at {many}: {exact(found)}"
+
+
+def exact(estimate: Estimate) -> str:
+    """All digits of a number that scores are compared with, its error bar and what is wrong."""
+    flag = "" if estimate.status == "ok" else f" (not to be trusted: {estimate.status})"
+    return f"{float(estimate)!r} +- {float(estimate.stderr):.2g}{flag}"
 
 
 def table(detector: ErrorExponents, false_alarm: float, observations: int) -> str:
     """Exponent, and threshold and miss rate against the number of observations."""
     from thermolearn.core.errors import ConvergenceError
 
-    lines = list(detector.heavy_tails)
+    lines = []
     try:
         gamma, exponent = detector.chernoff_point()
-        lines.append(f"both errors fall as exp(-n I), I = {exponent} per observation, at {gamma}")
+        plain = replace(exponent, status="ok")  # both have one status
+        lines.append(
+            f"both errors fall as exp(-n I), I = {plain} per observation, at {exact(gamma)}"
+        )
     except ValueError as error:
         lines.append(f"no exponent: {error}")
     lines.append(f"averaging n observations, at a false alarm of {false_alarm:g}:")
     lines.append(
-        f"{'n':>4}  {'threshold':>11}  {'false alarm, 95%':>20}  {'miss':>8}  {'miss, 95%':>20}"
+        f"{'n':>4}  {'threshold':>20}  {'false alarm, 95%':>20}  {'miss':>8}  {'miss, 95%':>20}"
     )
     marks: dict[str, str] = {}
     for n in sorted({*TABLE, max(2, observations)}):
@@ -194,15 +222,18 @@ def table(detector: ErrorExponents, false_alarm: float, observations: int) -> st
             lines.append(f"{n:>4}  beyond the scores: not known")
             continue
         reasons = [*str(alarm.status).split("; "), *str(miss.status).split("; ")]
-        used = sorted(
-            {marks.setdefault(r, "abcdefgh"[len(marks) % 8]) for r in reasons if r != "ok"}
-        )
+        used = sorted({marks.setdefault(r, letter(len(marks))) for r in reasons if r != "ok"})
         flag = f"  not to be trusted ({', '.join(used)})" if used else ""
         ends = ["[{:.2g}, {:.2g}]".format(*found.interval()) for found in (alarm, miss)]
         lines.append(
-            f"{n:>4}  {float(at):>11.6g}  {ends[0]:>20}  {float(miss):>8.3g}  {ends[1]:>20}{flag}"
+            f"{n:>4}  {float(at)!r:>20}  {ends[0]:>20}  {float(miss):>8.3g}  {ends[1]:>20}{flag}"
         )
     return "\n".join([*lines, *(f"({mark}) {reason}" for reason, mark in marks.items())])
+
+
+def letter(k: int) -> str:
+    """a, b, ..., z, a1, b1, ..."""
+    return "abcdefghijklmnopqrstuvwxyz"[k % 26] + (str(k // 26) if k >= 26 else "")
 
 
 # -- the plot ----------------------------------------------------------------------------------

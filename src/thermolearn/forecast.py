@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from thermolearn.core.checks import real
+from thermolearn.core.copying import private_copy, untouched
 from thermolearn.models import build
 
 if TYPE_CHECKING:
     from thermolearn.core.drawing import Drawing
+    from thermolearn.core.estimate import Estimate
     from thermolearn.data import Dataset
     from thermolearn.predict.kernels.of_module import ModuleKernel
     from thermolearn.predict.pool import LeaveOneOut, Measured, PoolCurve
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 KINDS = ("ntk", "nngp")
 LARGEST_POOL = 10_000  # rows whose Gram matrix is decomposed: 0.8 GB, and some ten minutes
 INITIAL = 64  # random networks whose initial output is averaged over
+LARGE = 0.25  # of the error: an initial output that adds more is said in the status
+NARROW = 10  # times the depth: below this width a network is not described by its kernel
+OFF = 0.25  # relative difference beyond which, if significant, a network does not follow its kernel
+REPEATED = 0.01  # share of rows that repeat another's inputs, above which the status says so
 TESTED = 10  # rows that a measurement needs to be left with
 
 
@@ -37,17 +45,21 @@ class Forecast:
     ridge : float
         Absolute: what stands on the diagonal of the Gram matrix.
     curve : PoolCurve
+        Of one network, its random initial output included; for "nngp" of the posterior mean.
+    average : PoolCurve
+        Of the average over networks, or of f - f0: the kernel machine. For "nngp" the same curve.
     at_pool : LeaveOneOut
-        The error at the size of the pool, which no theory enters.
+        The kernel machine's error at the size of the pool, which no theory enters.
     measured : tuple of Measured
         Empty unless asked for: the kernel machine, and the network itself trained.
     shift : ShiftForecast or None
         The error to expect on unlabelled inputs, after training on the whole pool.
-    initial : ndarray (sizes,) or None
-        What the random initial output of one network adds to `curve.test_error`, as a fraction of
-        the target's variance: training corrects it on the training rows only. NaN beyond the pool,
-        None for "nngp".
+    status : tuple of str
+        Per size: "ok", or what limits the prediction there, for the network at hand.
     notes : tuple of str
+        The same in sentences.
+    settings : dict
+        The arguments of `forecast`.
     """
 
     data: str
@@ -55,23 +67,58 @@ class Forecast:
     kernel: ModuleKernel
     ridge: float
     curve: PoolCurve
+    average: PoolCurve
     at_pool: LeaveOneOut
     measured: tuple[Measured, ...] = ()
     shift: ShiftForecast | None = None
-    initial: np.ndarray | None = None
+    status: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-ready; numbers that are not finite become None.
+
+        ``PoolCurve.from_dict(row["curve"])`` is the curve again, ``row["average"]`` likewise.
+        """
+        from thermolearn import __version__
+
+        row: dict[str, Any] = {"schema": 1, "thermolearn": __version__, "data": self.data}
+        row |= {"model": self.model, "settings": self.settings, "kernel": str(self.kernel)}
+        row |= {"ridge": self.ridge, "curve": self.curve.to_dict()}
+        row |= {"average": self.average.to_dict(), "status": self.status, "notes": self.notes}
+        row["leave_one_out"] = {
+            "test_error": _pair(self.at_pool.test_error),
+            "error_rate": _pair(self.at_pool.error_rate),
+        }
+        row["measured"] = [
+            {
+                "name": points.name, "n": points.n, "draws": points.draws,
+                "test_error": _pair(points.test_error), "error_rate": _pair(points.error_rate),
+                "spread": points.spread, "status": points.status, "flags": points.flags,
+            }
+            for points in self.measured
+        ]  # fmt: skip
+        if self.shift is not None:
+            row["shift"] = {
+                "value": _pair(self.shift.value), "interval": self.shift.interval,
+                "level": self.shift.level, "without_shift": _pair(self.shift.in_distribution),
+                "ess": self.shift.ess, "status": self.shift.status, "notes": self.shift.notes,
+            }  # fmt: skip
+        return _plain(row)
 
     def figure(self) -> Drawing:
-        """The predicted curve with its band, and the measured points; of a classifier the error
-        rate. In regression also the error of one network, with its initial output."""
+        """The predicted curve with its band, the one of the average over networks, and the measured
+        points; of a classifier the error rate."""
         quantity = "error_rate" if self.curve.error_rate is not None else "error"
         drawing = self.curve.figure(self.measured, quantity, f"{self.data}, {self.model}")
-        if quantity == "error" and self.initial is not None:
-            ax, order = drawing.axes[0, 0], np.argsort(self.curve.n)
-            one = (self.curve.test_error + self.initial)[order]
-            known = np.isfinite(one)
+        if self.average is not self.curve:
+            average = self.average.error_curve if quantity == "error" else self.average.rate_curve
+            assert average is not None
+            shown = np.isfinite(average.value) & (average.value > 0)
+            shown &= (average.n >= TESTED) & (average.n <= max(self.curve.n.max(), self.curve.pool))
+            ax = drawing.axes[0, 0]
             drawing.theory(
-                ax, self.curve.n[order][known], one[known], "predicted, one network", 2, "-."
+                ax, average.n[shown], average.value[shown], "average over networks", 1, "-."
             )
             ax.legend(frameon=False)
         return drawing
@@ -84,8 +131,8 @@ def forecast(
     *,
     kind: str = "ntk",
     ridge: float = 1e-3,
-    activation: str = "tanh",
-    sigma_w2: float = 1.0,
+    activation: str = "relu",
+    sigma_w2: float = 1 / 3,
     confidence: float = 0.9,
     validate: bool = False,
     draws: int = 5,
@@ -108,10 +155,11 @@ def forecast(
         Training sizes. Beyond the pool the curve is extrapolated, or refused.
     kind : "ntk" or "nngp"
         Gradient descent on all parameters, or Bayesian inference with the prior of the network.
-    ridge : float > 0
-        In units of the mean k(x, x) over the pool.
+    ridge : float >= 0
+        In units of the mean k(x, x) over the pool; 0 trains to the end.
     activation, sigma_w2
-        Of the ``mlp`` and ``cnn``. A model of one's own keeps its own variances.
+        Of the ``mlp`` and ``cnn``; 1/3 is what torch's own initialization has. Large ones give a
+        large initial output. A model of one's own keeps its own variances.
     confidence : float in (0, 1)
         Of the band.
     validate : bool
@@ -135,7 +183,7 @@ def forecast(
 
     if kind not in KINDS:
         raise ValueError(f"kind must be {' or '.join(KINDS)}, got {kind!r}")
-    real("ridge", ridge, above=0.0)
+    real("ridge", ridge, least=0.0)
     x, y = dataset.x_train.double(), dataset.y_train.numpy()
     if len(x) > LARGEST_POOL:
         raise ValueError(
@@ -149,24 +197,103 @@ def forecast(
             sigma_w2,
         )  # fmt: skip
 
+    _check_outputs(make(seed), x, _outputs(dataset))
     known = {"sigma_w2": sigma_w2, "sigma_b2": 0.0} if _ours(model) else {}
     kernel = kernel_of(make(seed), kind, **known)  # type: ignore[arg-type]
     gram = kernel.gram(x).numpy()
     absolute = ridge * float(gram.diagonal().mean())
-    curve = pool_curve(gram, y, n, absolute, dataset.task, confidence=confidence, seed=seed)
+    options: dict[str, Any] = {"confidence": confidence, "seed": seed}
+    average = curve = pool_curve(gram, y, n, absolute, dataset.task, **options)
+    if kind == "ntk":
+        prior = kernel_of(make(seed), "nngp", **known).gram(x).numpy()  # type: ignore[arg-type]
+        options["initial"] = _initial_functions(prior, seed)
+        curve = pool_curve(gram, y, n, absolute, dataset.task, **options)
     measured = ()
     if validate:
         measured = _validate(make, dataset, gram, absolute, kind, _testable(n, len(x)), draws, seed)
+    status, notes = _limits(x, kernel, curve, average, measured)
     return Forecast(
-        dataset.name, _words(model, activation), kernel, absolute, curve,
+        dataset.name, _words(model, activation), kernel, absolute, curve, average,
         leave_one_out(gram, y, absolute, dataset.task), measured,
         None if unlabelled is None else _shift(dataset, kernel, absolute, unlabelled, seed),
-        None if kind == "nngp" else _initial(
-            kernel_of(make(seed), "nngp", **known).gram(x).numpy(),  # type: ignore[arg-type]
-            gram, _outputs(dataset), n, absolute, seed,
-        ),
-        _duplicates(x),
+        status, notes,
+        {
+            "kind": kind, "ridge": ridge, "activation": activation, "sigma_w2": sigma_w2,
+            "confidence": confidence, "draws": draws, "seed": seed, "rows": len(x),
+            "scaling": dataset.standardization.rule,
+        },
     )  # fmt: skip
+
+
+def _check_outputs(model: nn.Module, x: Tensor, wanted: int) -> None:
+    parameter = next(iter(model.parameters()), None)
+    dtype = torch.float32 if parameter is None else parameter.dtype
+    with untouched(), torch.no_grad():
+        out = private_copy(model)(x[:1].to(dtype))
+    found = out.flatten(1).shape[1] if isinstance(out, Tensor) and out.ndim else 0
+    if found != wanted:
+        raise ValueError(
+            f"the model has {found} outputs for one row; these data need {wanted} (one per class "
+            "or target, and one for two classes)"
+        )
+
+
+def _limits(
+    x: Tensor, kernel: ModuleKernel, curve: PoolCurve, average: PoolCurve,
+    measured: Sequence[Measured],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:  # fmt: skip
+    """Status per size and notes: what the curve of the kernel leaves out for this network."""
+    words = [[] if text == "ok" else [text] for text in curve.status]
+    notes: list[str] = []
+    repeated = len(x) - len(x.unique(dim=0))
+    if repeated > REPEATED * len(x):
+        for word in words:
+            word.append("repeated rows: too optimistic")
+    if repeated:
+        notes.append(
+            f"{repeated} rows repeat the inputs of another and are taken for independent samples; "
+            "if the copies come from one source, the predicted error is too small"
+        )
+    hidden = [row for row in kernel.layers[:-1] if row.width < NARROW * len(kernel.layers)]
+    if hidden and kernel.kind == "ntk":
+        least = min(hidden, key=lambda row: row.width)
+        for word in words:
+            word.append("narrow network")
+        notes.append(
+            f"layer {least.name!r} has {least.width} neurons at a depth of {len(kernel.layers)}: "
+            "the network is far from its kernel, and --validate tells what it does"
+        )
+    added = curve.test_error / average.test_error - 1
+    if np.nanmax(added, initial=0.0) > LARGE:
+        notes.append(
+            f"the random initial output of one network adds up to {np.nanmax(added):.0%} to the "
+            "error; smaller initial weights, an average over networks or f - f0 do without it"
+        )
+    notes += _disagreements(curve, average, measured)
+    for points in measured:
+        notes += [f"{points.name}: {flag}" for flag in points.flags]
+    return tuple("; ".join(word) or "ok" for word in words), tuple(notes)
+
+
+def _disagreements(curve: PoolCurve, average: PoolCurve, measured: Sequence[Measured]) -> list[str]:
+    """Sentences on where what was measured is not what was predicted."""
+    found = []
+    at = {int(size): k for k, size in enumerate(curve.n)}
+    for points in measured:
+        predicted = average if points.name == "kernel machine" else curve
+        values, errors = np.asarray(points.test_error.value), np.asarray(points.test_error.stderr)
+        for size, value, error in zip(points.n, values, errors, strict=True):
+            k = at.get(int(size))
+            if k is None or not np.isfinite(value):
+                continue
+            wanted = predicted.test_error[k]
+            spread = np.hypot(error, np.nan_to_num(predicted.stderr[k]))
+            if abs(value - wanted) > max(2 * spread, OFF * wanted):
+                found.append(
+                    f"the {points.name} does not follow the prediction at {size:.0f} rows: error "
+                    f"{value:.3g} measured, {wanted:.3g} predicted"
+                )
+    return found
 
 
 def _outputs(dataset: Dataset) -> int:
@@ -216,28 +343,28 @@ def _shift(
     )  # fmt: skip
 
 
-def _initial(
-    nngp: np.ndarray, gram: np.ndarray, outputs: int, n: Sequence[int], ridge: float, seed: int
-) -> np.ndarray:
-    """Error of kernel regression on the initial outputs of networks, per unit of the target.
-
-    Training takes f to f0 + k(x, X) (K + ridge)^{-1} (y - f0(X)): beside the regression of y stands
-    the error of the regression of f0, whose sign and size are independent of y. Its average over
-    networks is a sum over independent targets of the covariance of f0.
-    """
-    from thermolearn.predict.pool import raw_error
-
-    jitter = 1e-10 * float(nngp.diagonal().mean())
-    root = np.linalg.cholesky(nngp + jitter * np.eye(len(nngp)))
-    draws = root @ np.random.default_rng([seed, 2]).standard_normal((len(nngp), INITIAL))
-    return raw_error(gram, draws, n, ridge) * outputs
+def _initial_functions(prior: np.ndarray, seed: int) -> np.ndarray:
+    """Initial outputs of random networks on the pool, (rows, networks), of covariance NNGP."""
+    jitter = 1e-10 * float(prior.diagonal().mean())
+    root = np.linalg.cholesky(prior + jitter * np.eye(len(prior)))
+    return root @ np.random.default_rng([seed, 2]).standard_normal((len(prior), INITIAL))
 
 
-def _duplicates(x: Tensor) -> tuple[str, ...]:
-    repeated = len(x) - len(x.unique(dim=0))
-    if not repeated:
-        return ()
-    return (
-        f"{repeated} rows repeat the inputs of another; they count as independent samples, which "
-        "makes the predicted error too small if the copies come from one source",
-    )
+def _pair(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    return {"value": estimate.value, "stderr": estimate.stderr, "status": estimate.status}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -66,18 +66,20 @@ SHARED: dict[str, tuple[str, ...]] = {
     # the definition of the kernel
     "training.learning_curves": (
         "Dual.diagonal",
-        "Dual.pair",
+        "Recursion.layers",
         "Recursion.variances",
         "_FullyConnected.__call__",
         "_FullyConnected.__post_init__",
         "_FullyConnected._is_tangent",
         "_FullyConnected._recursion",
         "_piecewise_linear",
-        "_product",
         "_variance",
-        "angle",
+        "by_torch",
+        "constants",
+        "cosine",
         "dual",
-        "through_layers",
+        "on_sphere",
+        "signed",
     ),
 }
 

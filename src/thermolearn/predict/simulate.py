@@ -38,6 +38,8 @@ JITTER = 1e-8
 # Eigenvalues of a Gram matrix that are zero but for rounding, in units of the largest; and the
 # largest error by rounding that is passed on, in squared units of the target
 NULL, LOST = 1e-13, 1e-5
+# Harmonics beyond degree 200: their largest share of an error or a posterior variance
+CUT = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +168,9 @@ def simulate_gp_regression(
     ValueError
         An argument out of range, or a kernel that is not positive semi-definite on the sphere,
         not smooth in the angle, or too narrow for 200 harmonics; so small a noise that float64
-        cannot resolve the regression.
+        cannot resolve the regression, or that harmonics beyond the 200th would add more than 1% to
+        the test error or take it from the posterior variance (not in two dimensions, where they are
+        all there).
 
     Notes
     -----
@@ -275,6 +279,12 @@ def _regress(
     learned = _coefficients(table, data, used)
     g = np.sqrt(power)[:, None]
     error = power.sum() - 2 * (g * learned).sum(0) + explained
+    variance = table.diagonal - np.trace(cho_solve(factor, second))
+    _check_cut(table, _square(used), float(error.mean()), ridge)
+    if (
+        table.beyond * size > CUT * variance * ridge
+    ):  # else tr (K + ridge)^{-1} < size/ridge will do
+        _check_cut(table, float(np.trace(cho_solve(factor, np.eye(size)))), variance, ridge)
     log_det = 2 * np.log(np.diag(factor[0])).sum()
     form = float(np.einsum("nt,nt->t", y, alpha).mean())
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -284,7 +294,7 @@ def _regress(
         # an empty data set, which Poisson sizes allow, has no training error
         "train_error": ridge**2 * (alpha**2).mean() if size else math.nan,
         "learnability": learnability,
-        "predictive_variance": table.diagonal - np.trace(cho_solve(factor, second)),
+        "predictive_variance": variance,
         "log_det": log_det,
         "quadratic_form": form,
         "log_evidence": -0.5 * (log_det + form + size * math.log(2 * math.pi)),
@@ -298,6 +308,7 @@ def _truncate(
     full = _solve(table, table.first(data.angles), data, ridge)[2]
     gram, second = cut.first(data.angles), cut.second(data.angles)
     norm = np.einsum("nt,nt->t", full, table.second(data.angles) @ full)
+    _check_cut(table, _square(full), float(norm.mean()), ridge)
     inside = (np.arange(len(power)) <= cut.degree)[:, None]
     found = []
     for noise in (ridge + cut.missing, ridge):
@@ -338,6 +349,27 @@ def _solve(
         if _rounding(table, used) > LOST:
             raise ValueError(_too_smooth(ridge))
     return factor, alpha, used
+
+
+def _check_cut(table: SphereTable, strength: float, whole: float, ridge: float) -> None:
+    """ValueError if the degrees beyond the table's matter to `whole`.
+
+    They add sum_{l > 200} lambda_l^2 N_l = `beyond` times |alpha|^2 to an error, as distinct inputs
+    are uncorrelated in so high degrees, and take as much times tr (K + ridge)^{-1} from the
+    posterior variance; `strength` is what it is multiplied with.
+    """
+    share = table.beyond * strength / whole if whole > 0 else 0.0
+    if share > CUT:
+        raise ValueError(
+            f"noise: with K + {ridge:.3g} I harmonics beyond degree {MAX_DEGREE}, which the exact "
+            f"integral leaves out, make {share:.1%} of the test error or the posterior variance; "
+            "raise noise, or lower n"
+        )
+
+
+def _square(alpha: np.ndarray) -> float:
+    """|alpha|^2, averaged over the targets; 0 without samples."""
+    return float((alpha**2).sum(0).mean())
 
 
 def _rounding(table: SphereTable, alpha: np.ndarray) -> float:

@@ -21,6 +21,8 @@ from thermolearn.core.checks import real, whole
 INDEFINITE = 1e-8
 # Tails below this fraction of the trace are rounding.
 ROUNDING = 1e-12
+LARGEST = 1e100
+POINTS = 200  # inputs of a pool at which the eigenfunctions are kept
 PANEL_NODES = 64
 MOST_PANELS = 512
 
@@ -49,13 +51,16 @@ class Spectrum:
         Number of input features, for a spectrum on the sphere |x|^2 = dim.
     flags : tuple of str
         What to know before using it.
+    eigenfunctions : array (points, modes), optional
+        f_n at some of the inputs of a pool: they tell whether the pool has few dimensions.
 
     Raises
     ------
     ValueError
         Shapes that do not fit, a non-finite number, a negative eigenvalue (the kernel is not
-        positive semi-definite), a degeneracy that is not positive, a negative power, or a trace
-        below the listed eigenvalues by more than 1e-6 of itself.
+        positive semi-definite), a degeneracy that is not positive, a negative power, a trace
+        below the listed eigenvalues by more than 1e-6 of itself or so large that its square
+        overflows.
     """
 
     eigenvalues: np.ndarray
@@ -66,6 +71,7 @@ class Spectrum:
     error: np.ndarray | None = None
     dim: int | None = None
     flags: tuple[str, ...] = ()
+    eigenfunctions: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         eigenvalues = _clipped(_vector("eigenvalues", self.eigenvalues))
@@ -84,6 +90,11 @@ class Spectrum:
                 f"the listed eigenvalues sum to {listed:.8g}, more than the trace {trace:.8g}: "
                 "trace must be the mean of k(x, x) under the same measure of inputs"
             )
+        if trace > LARGEST:
+            raise ValueError(
+                f"the trace is {trace:.3g}: errors would overflow; divide kernel and noise by a "
+                "common factor"
+            )
         if self.pool is not None:
             whole("pool", self.pool, 1)
         set_ = object.__setattr__
@@ -97,6 +108,11 @@ class Spectrum:
             if len(error) != modes:
                 raise ValueError(f"error must hold {modes} numbers, got {len(error)}")
             set_(self, "error", error)
+        if self.eigenfunctions is not None:
+            array = np.asarray(self.eigenfunctions, dtype=np.float64)
+            if array.ndim != 2 or array.shape[1] != modes or len(array) < 2:
+                raise ValueError(f"eigenfunctions must be (points >= 2, {modes}): {array.shape}")
+            set_(self, "eigenfunctions", array)
 
     @property
     def rank(self) -> float:
@@ -293,7 +309,8 @@ def empirical_spectrum(K: Any, y: Any = None) -> Spectrum:
     Returns
     -------
     Spectrum
-        M modes in descending order, each of degeneracy 1; trace tr K / M. Flags tell of modes
+        M modes in descending order, each of degeneracy 1; trace tr K / M; the eigenfunctions at
+        200 inputs (or all, if fewer) drawn from the pool with a fixed seed. Flags tell of modes
         without weight (duplicated inputs, a kernel of low rank) and of constant targets.
 
     Raises
@@ -310,10 +327,7 @@ def empirical_spectrum(K: Any, y: Any = None) -> Spectrum:
     _check_symmetric(gram)
     m = len(gram)
     targets = None if y is None else _targets(y, m)
-    if targets is None:
-        values, vectors = linalg.eigvalsh(gram, check_finite=False), None
-    else:
-        values, vectors = linalg.eigh(gram, check_finite=False, driver="evd")
+    values, vectors = linalg.eigh(gram, check_finite=False, driver="evd")
     values = _clipped(values[::-1] / m)
     rounding = m * np.finfo(float).eps * values[0]
     values[values <= rounding] = 0.0
@@ -323,12 +337,13 @@ def empirical_spectrum(K: Any, y: Any = None) -> Spectrum:
             f"{idle} of {m} modes carry no weight: duplicated inputs, or a kernel of low rank"
         )
     power = None
-    if targets is not None and vectors is not None:
+    if targets is not None:
         power = np.square(vectors[:, ::-1].T @ targets) / m
         constant = np.ptp(targets.reshape(m, -1), axis=0) == 0
         if constant.any():
             which = "" if targets.ndim == 1 else f" {np.flatnonzero(constant).tolist()}"
             flags.append(f"the target{which} is constant over the pool")
+    points = np.random.default_rng(0).permutation(m)[:POINTS] if m > 1 else None
     return Spectrum(
         values,
         np.ones(m),
@@ -337,6 +352,7 @@ def empirical_spectrum(K: Any, y: Any = None) -> Spectrum:
         target_power=power,
         error=np.full(m, rounding),
         flags=tuple(flags),
+        eigenfunctions=None if points is None else math.sqrt(m) * vectors[points, ::-1],
     )
 
 

@@ -1,9 +1,8 @@
-"""Limits, symmetries, several outputs, flags and bad input."""
+"""Limits, symmetries, several outputs and bad input."""
 
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from reference_kernels import relu
 from thermolearn.predict.curves import learning_curve
 from thermolearn.predict.curves.problem import Problem, log_determinant
 from thermolearn.predict.curves.self_consistent import effective_ridge
-from thermolearn.predict.spectrum import Spectrum, empirical_spectrum, sphere_spectrum
+from thermolearn.predict.spectrum import Spectrum, sphere_spectrum
 
 spectra = st.lists(st.floats(1e-6, 10), min_size=1, max_size=12)
 
@@ -148,6 +147,7 @@ def test_no_noise_and_as_many_samples_as_modes() -> None:
     np.testing.assert_array_equal(curve.test_error[1:], 0)
     np.testing.assert_array_equal(curve.kappa[1:], 0)
     assert np.isnan(curve.log_evidence[1:]).all()
+    assert curve.status == ("ok", "no evidence", "no evidence")
     with pytest.raises(ValueError, match="give noise > 0"):
         learning_curve(spec, [1.0, 1.0, 1.0], 3, 0.0, label_noise=0.1)
     idle = Spectrum(np.array([1.0, 0.0]))
@@ -158,6 +158,41 @@ def test_no_noise_and_as_many_samples_as_modes() -> None:
     zero = learning_curve(Spectrum(np.zeros(2)), [1.0, 1.0], 4, 1.0)
     assert zero.test_error[0] == 2.0
     assert zero.kappa[0] == 0.25
+
+
+def test_poisson_sizes_that_reach_the_number_of_modes_without_noise() -> None:
+    """Nodes above the rank: negligible ones change nothing, others are told by the size given."""
+    spec = Spectrum(np.r_[np.ones(20), 0.1 * np.ones(30)])
+    power = np.full(50, 0.02)
+    for label_noise in (0.0, 0.1):
+        few = learning_curve(spec, power, 10, 0.0, label_noise, size="poisson")
+        assert few.status == ("ok",) and np.isfinite(few.log_evidence).all()
+        noisy = learning_curve(spec, power, 10, 1e-6, label_noise, size="poisson")
+        assert few.test_error[0] == pytest.approx(noisy.test_error[0], rel=1e-4)
+        assert few.log_evidence[0] == pytest.approx(noisy.log_evidence[0], rel=1e-4)
+    many = learning_curve(spec, power, 40, 0.0, size="poisson")
+    assert many.status == ("no evidence",) and "noise > 0" in many.flags[0]
+    assert math.isnan(many.log_evidence[0]) and many.test_error[0] > 0.1
+    with pytest.raises(ValueError, match="mean 40 may reach the 50 modes"):
+        learning_curve(spec, power, 40, 0.0, 0.1, size="poisson")
+
+
+@pytest.mark.parametrize("noise", [1e-10, 1e-30, 1e-36, 1e-300])
+def test_as_many_samples_as_modes_at_a_tiny_noise(noise: float) -> None:
+    """kappa^2 (1/1 + 1/0.5) = noise to leading order, 1 - gamma = 3 kappa."""
+    kappa = math.sqrt(noise / 3)
+    curve = learning_curve(Spectrum(np.array([1.0, 0.5])), [1, 1], 2, noise, label_noise=0.1)
+    assert curve.kappa[0] == pytest.approx(kappa, rel=1e-4)
+    assert curve.test_error[0] == pytest.approx(0.1 / (3 * kappa), rel=1e-4)
+    # at a gap of the spectrum: two modes far above a third, which alone has power
+    gap = Spectrum(np.array([1.0, 0.5, 1e-3 * noise]))
+    three = learning_curve(gap, [0, 0, 1], 2, noise)
+    assert three.test_error[0] == pytest.approx(1 / (3 * kappa), rel=2e-3)
+
+
+def test_a_spectrum_that_would_overflow_is_refused() -> None:
+    with pytest.raises(ValueError, match="common factor"):
+        Spectrum(np.array([1e200, 1e-200]))
 
 
 def test_zero_target() -> None:
@@ -226,70 +261,6 @@ def test_numbers_for_others() -> None:
     assert first.status == "ok"
     assert curve.table()[1]["n"] == 100
     assert curve.table()[1]["test_error"] == curve.test_error[1]
-
-
-def test_numerical_error_follows_that_of_the_eigenvalues() -> None:
-    values = np.array([1.0, 0.3, 0.01])
-    spec = Spectrum(values, error=1e-3 * values)
-    curve = learning_curve(spec, [1, 1, 1], 2, 0.1)
-    moved = learning_curve(Spectrum(1.001 * values), [1, 1, 1], 2, 0.1)
-    gap = abs(moved.test_error[0] - curve.test_error[0])
-    assert curve.numerical_error[0] == pytest.approx(gap, rel=1e-6)
-
-
-# -- flags ---------------------------------------------------------------------------------------
-def pool_spectrum(m: int = 60) -> Spectrum:
-    x = np.random.default_rng(0).standard_normal((m, 4))
-    return empirical_spectrum(np.exp(-0.2 * np.square(x[:, None] - x).sum(-1)), x[:, 0])
-
-
-def test_sizes_near_and_beyond_the_pool() -> None:
-    with pytest.warns(UserWarning, match="tenth of the pool"):
-        curve = learning_curve(pool_spectrum(), None, [3, 30, 60, 90], 0.1)
-    assert curve.status == ("ok", "near the pool", "beyond the pool", "beyond the pool")
-    assert np.isfinite(curve.test_error[:2]).all()
-    for name in ("test_error", "train_error", "kappa", "log_evidence", "numerical_error"):
-        assert np.isnan(getattr(curve, name)[2:]).all()
-    assert any("leave-one-out" in flag for flag in curve.flags)
-    assert any("beyond the pool" in flag for flag in curve.flags)
-    with pytest.raises(ValueError, match="pool of 60"):
-        learning_curve(pool_spectrum(), None, 60, 0.1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert learning_curve(pool_spectrum(), None, [1, 6], 0.1).status == ("ok", "ok")
-
-
-def test_loop_ratio_marks_the_expansions() -> None:
-    spec = sphere_spectrum(relu(4), 8)
-    target = {1: 0.5, 2: 0.3, 3: 0.2}
-    for order, noise, status in (
-        ("subleading", 2.0, "large loop ratio"),
-        ("subleading", 20.0, "ok"),
-        ("equivalence-kernel", 20.0, "large loop ratio"),
-        ("equivalence-kernel", 500.0, "ok"),
-        (("renormalized-subleading", 3), 2.0, "ok"),
-        ("self-consistent", 2.0, "ok"),
-    ):
-        curve = learning_curve(spec, target, 200, noise, order=order)
-        assert curve.status == (status,)
-        assert bool(curve.flags) == (status != "ok")
-
-
-def test_a_list_that_ends_too_early_is_flagged() -> None:
-    target = {1: 0.5, 2: 0.3, 3: 0.2}
-    full = learning_curve(sphere_spectrum(relu(4), 8, 60), target, [100, 3000], 0.0)
-    short = learning_curve(sphere_spectrum(relu(4), 8, 4), target, [100, 3000], 0.0)
-    assert full.status == ("ok", "ok")
-    assert short.status[1] == "modes missing"
-    assert "max_degree" in short.flags[-1]
-    assert abs(short.test_error[1] / full.test_error[1] - 1) > 0.02
-    # also where the last degree listed is a parity zero
-    odd = learning_curve(sphere_spectrum(relu(2), 8, 3), {1: 1.0}, 1e4, 0.0)
-    assert odd.status == ("modes missing",)
-    # and where it is not flagged it is right
-    late = learning_curve(sphere_spectrum(relu(4), 8, 12), target, [100], 0.0)
-    assert late.status == ("ok",)
-    assert late.test_error[0] == pytest.approx(full.test_error[0], rel=0.01)
 
 
 # -- bad input -----------------------------------------------------------------------------------

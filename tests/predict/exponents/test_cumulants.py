@@ -16,7 +16,12 @@ from thermolearn.predict.exponents import (
     rate_curve,
     rate_point,
 )
-from thermolearn.predict.exponents.scores import lattice_span, tail_shape
+from thermolearn.predict.exponents.scores import (
+    lattice,
+    outer_excess,
+    tail_shape,
+    weight_shape,
+)
 
 SCORES = np.random.default_rng(0).gamma(2.0, size=300) - 1
 
@@ -108,10 +113,18 @@ def test_bad_formulas(make):
         (np.random.default_rng(1).normal(size=200), None),
         (np.random.default_rng(1).random(3000, dtype=np.float32).astype(float), None),
         (np.array([0.0, 1.0, math.pi]), None),
+        # the outputs of networks are float32, and their lattices rounded
+        *(
+            ((np.random.default_rng(2).binomial(m, 0.3, 2000) / np.float32(m)).astype("f4"), 1 / m)
+            for m in (3, 7, 10, 100)
+        ),
+        (np.array([0, 1, 2, 100], dtype=np.float32) / np.float32(100) + np.float32(0.5), 0.01),
+        (np.array([0.0, 1.0, 99_999.0]), 1.0),
+        (np.random.default_rng(2).normal(size=60).astype(np.float32), None),
     ],
 )
 def test_lattices_are_found(values, span):
-    found = lattice_span(np.unique(values))
+    found = lattice(np.unique(values).astype(np.float64))[0]
     assert found == (None if span is None else pytest.approx(span, rel=1e-6))
 
 
@@ -123,6 +136,46 @@ def test_power_laws_are_flagged_and_exponentials_are_not():
     assert not light.heavy_tail(True) and not light.heavy_tail(False)
     assert not EmpiricalCGF(rng.poisson(3, 4000)).heavy_tail(True)
     assert math.isnan(tail_shape(SCORES[:100])[0])
+
+
+def test_scores_within_0_and_1_are_not_told_that_they_have_no_exponent():
+    scores = 1 / (1 + np.exp(-np.random.default_rng(1).normal(10, 3, 3000)))
+    said = EmpiricalCGF(scores).heavy_tail(False)
+    assert "heavy lower tail" in said and "within [0, 1]" in said and "infinite" not in said
+
+
+def test_heavy_tails_flag_the_rate():
+    cauchy = EmpiricalCGF(np.random.default_rng(0).standard_cauchy(3000))
+    assert "heavy upper tail" in rate(cauchy, 30.0).status
+    assert "heavy lower tail" in rate(cauchy, -30.0).status
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-160, 1e-300])
+def test_scores_whose_squares_are_no_floats(scale):
+    with pytest.raises(ValueError, match="squares leave the range of floats"):
+        EmpiricalCGF(SCORES * scale)
+
+
+def test_weights_without_a_variance_are_flagged():
+    # Exp(1): weights exp(t f) have the shape t, and phi(2t) is infinite from t = 1/2 on
+    rng = np.random.default_rng(5)
+    samples = [EmpiricalCGF(rng.exponential(size=10_000)) for _ in range(40)]
+    for t, least, most in ((0.3, 0, 1), (0.75, 34, 40)):
+        found = sum(bool(cgf.uneven(t)) for cgf in samples)
+        assert least <= found <= most
+        assert not any(bool(cgf.uneven(-t)) for cgf in samples)
+    bounded = EmpiricalCGF(rng.random(3000))
+    assert not bounded.uneven(np.array([-30.0, -1.0, 0.0, 1.0, 30.0])).any()
+    assert not EmpiricalCGF(rng.normal(size=3000)).uneven([-1.0, 1.0]).any()
+    votes = EmpiricalCGF(rng.binomial(5, 0.3, 3000))
+    assert not votes.uneven([-50.0, 50.0]).any()
+
+
+def test_the_shape_of_weights_is_that_of_their_law():
+    excess = outer_excess(np.random.default_rng(6).exponential(size=200_000))
+    t = np.array([1e-7, 0.2, 0.4])
+    assert weight_shape(excess, t) == pytest.approx(t, abs=4 * 1.5 / math.sqrt(len(excess)))
+    assert math.isfinite(weight_shape(excess, np.array([1e3]))[0])
 
 
 def test_the_shape_of_a_pareto_tail_within_its_error():

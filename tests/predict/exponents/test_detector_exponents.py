@@ -143,8 +143,10 @@ def test_thresholds_outside_name_the_class():
 def test_classes_that_hardly_overlap_have_no_exponent(shift):
     rng = np.random.default_rng(3)
     e = ErrorExponents(rng.random(100), rng.random(100) + shift)
-    with pytest.raises(ThresholdOutsideSupportError, match="hardly overlap"):
+    with pytest.raises(ThresholdOutsideSupportError, match="hardly overlap") as error:
         e.chernoff_point()
+    assert error.value.support[0] <= error.value.support[1]
+    assert re.search(r"H0 reaches up to 0\.9\d+, H1 down to \d\.[\d]+\)", str(error.value))
 
 
 def test_heavy_tails_are_named():
@@ -153,6 +155,15 @@ def test_heavy_tails_are_named():
     assert len(e.heavy_tails) == 1 and e.heavy_tails[0].startswith("H0: heavy upper tail")
     assert "heavy" in e.exponents(1.0).false_alarm.status
     assert "heavy" in e.threshold(20, 0.01).status
+
+
+def test_heavy_tails_flag_every_number():
+    rng = np.random.default_rng(0)
+    e = ErrorExponents(rng.standard_cauchy(3000), rng.standard_cauchy(3000) + 5)
+    for found in (*e.chernoff_point(), e.cfar_threshold(10, 0.01)):
+        assert "heavy upper tail" in found.status and "heavy lower tail" in found.status
+    light = ErrorExponents(rng.normal(size=3000), rng.normal(size=3000) + 1)
+    assert light.cfar_threshold(10, 0.01).status == light.chernoff_point()[0].status == "ok"
 
 
 # -- thresholds ----------------------------------------------------------------------------------
@@ -182,6 +193,28 @@ def test_a_lattice_threshold_is_the_smallest_that_holds():
     gamma = float(model_threshold(cgf, n, 0.01))
     assert round(gamma * n) == int(stats.binom.isf(0.01, n, 0.3))
     assert gamma * n == pytest.approx(round(gamma * n), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(1, 0.05), (3, 0.98), (10, 0.999)])
+def test_the_lowest_value_of_a_lattice_may_be_the_threshold(n, alpha):
+    scores = np.repeat([0.0, 1.0], [990, 10])
+    cgf = EmpiricalCGF(scores)
+    assert stats.binom.sf(0, n, 0.01) <= alpha
+    found = model_threshold(cgf, n, alpha)
+    assert float(found) == pytest.approx(0, abs=1e-12) and math.isfinite(found.stderr)
+    assert float(tail(cgf, n, 0.0, True)) == pytest.approx(stats.binom.sf(0, n, 0.01), rel=0.2)
+    with pytest.raises(ThresholdOutsideSupportError, match=r"threshold [01]\S* is not inside"):
+        model_threshold(cgf, 1, 0.001)
+
+
+@pytest.mark.parametrize("m", [3, 7, 10])
+def test_no_mean_on_a_lattice_threshold_passes_by_rounding(m):
+    rng = np.random.default_rng(1)
+    for n in (1, 5, 10):
+        gamma = float(model_threshold(EmpiricalCGF(rng.binomial(m, 0.2, 3000) / m), n, 0.02))
+        counts = rng.binomial(m, 0.2, (4000, n))
+        above = counts.sum(1) > round(gamma * n * m)
+        assert ((np.array([sum(row) / n for row in counts / m]) > gamma) == above).all()
 
 
 def test_the_error_of_a_model_threshold_against_repeats():

@@ -138,6 +138,26 @@ def test_blocks_of_a_sorted_file_are_mixed():
         guaranteed_threshold(scores, 0.01, 0.989, observations=10)
 
 
+@pytest.mark.parametrize("m", [3, 7, 10])
+def test_tied_means_do_not_pass_by_the_order_of_their_sums(m):
+    rng = np.random.default_rng(1)
+    for n in (3, 5, 10):
+        found = guaranteed_threshold(rng.binomial(m, 0.2, 6000) / m, 0.05, 0.9, observations=n)
+        counts = rng.binomial(m, 0.2, (4000, n))
+        above = counts.sum(1) > round(found.threshold * n * m)
+        assert ((np.array([sum(row) / n for row in counts / m]) > found.threshold) == above).all()
+
+
+@pytest.mark.parametrize("place", [0.0, 1.7e9])
+def test_the_threshold_is_printed_with_all_its_digits(place):
+    rng = np.random.default_rng(0)
+    thirds = rng.choice(4, 3000, p=[0.6, 0.395, 0.004, 0.001]) / 3
+    for scores in (thirds + place, rng.normal(size=3000) + place, 1 - thirds * 1e-8):
+        found = guaranteed_threshold(scores, 0.01)
+        said = float(str(found).split(" is above ")[1].split(":")[0])
+        assert said == found.threshold and (scores > said).mean() <= 0.01
+
+
 def test_a_tie_at_the_threshold_is_no_alarm():
     scores = np.repeat([0.0, 1.0], [900, 100])
     found = guaranteed_threshold(scores, 0.05)

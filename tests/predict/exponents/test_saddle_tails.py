@@ -1,6 +1,7 @@
 """Tails of mean scores against exact Gamma, Gaussian, binomial and convolved probabilities."""
 
 import math
+import re
 
 import mpmath
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from scipy import stats
 
 from thermolearn.core.errors import ThresholdOutsideSupportError
-from thermolearn.predict.exponents import AnalyticCGF, EmpiricalCGF, tail, tilted_monte_carlo
+from thermolearn.predict.exponents import (
+    AnalyticCGF,
+    EmpiricalCGF,
+    model_threshold,
+    rate_point,
+    tail,
+    tilted_monte_carlo,
+)
+from thermolearn.predict.exponents.resampled import resampled_tail
 from thermolearn.predict.exponents.tails import METHODS
 
 EXP, BELL = AnalyticCGF.exponential(), AnalyticCGF.gaussian()
@@ -126,6 +135,77 @@ def test_a_discrete_score_against_its_convolution():
             assert leading == pytest.approx(exact[0], rel=0.15)
 
 
+@pytest.mark.parametrize("n", [3, 20])
+def test_lattices_in_float32_are_those_in_float64(n):
+    votes = np.random.default_rng(0).binomial(10, 0.3, 2000) / 10
+    wide, narrow = EmpiricalCGF(votes), EmpiricalCGF(votes.astype(np.float32))
+    gamma = np.arange(3 * n + 1, 5 * n) / (10 * n)
+    for upper in (True, False):
+        expected = tail(wide, n, gamma, upper).probability
+        assert tail(narrow, n, gamma, upper).probability == pytest.approx(expected, rel=1e-4)
+
+
+# -- the check by scores drawn anew --------------------------------------------------------------
+def piled_up() -> tuple[np.ndarray, np.ndarray]:
+    """Sigmoid scores of a sure network: nearly all at 1."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=3000) * 3 + 10, rng.normal(size=500) * 3 + 16
+    return tuple(1 / (1 + np.exp(-z)) for z in logits)  # type: ignore[return-value]
+
+
+def test_a_saddle_point_of_piled_up_scores_is_flagged():
+    negatives, positives = piled_up()
+    gamma = float(model_threshold(EmpiricalCGF(negatives), 2, 0.01))
+    found = tail(EmpiricalCGF(positives), 2, gamma, False)
+    pairs = (positives[:, None] + positives) / 2 <= gamma
+    assert float(found) < 0.3 * pairs.mean()
+    said = re.search(r"saddle point off: (\S+) by resampled scores", str(found.status))
+    assert said and float(said[1]) == pytest.approx(pairs.mean(), rel=0.1)
+    fine = tail(EmpiricalCGF(negatives), 2, gamma, True)
+    assert "saddle" not in str(fine.status)
+
+
+def test_a_smooth_law_is_not_flagged():
+    rng = np.random.default_rng(2)
+    for draw in (rng.normal, rng.exponential, rng.laplace, rng.uniform):
+        cgf = EmpiricalCGF(draw(size=2000))
+        for n in (1, 2, 5, 30, 100):
+            gamma = cgf.mean() + cgf.var() ** 0.5 * np.array([-1.5, -0.5, 0.0, 0.5, 1.5]) / n**0.5
+            gamma = gamma[(gamma > cgf.support[0]) & (gamma < cgf.support[1])]
+            for upper in (True, False):
+                status = tail(cgf, n, gamma, upper).status
+                assert not any("saddle" in text for text in status), (draw, n, status)
+
+
+def test_atoms_of_a_known_law_are_flagged():
+    # the log-likelihood ratio of Laplace noise: atoms of 1/2 and exp(-1)/2 at -1 and 1
+    node, weight = np.polynomial.legendre.leggauss(40)
+    p = np.concatenate([[0.5], weight / 4 * np.exp(-(1 + node) / 2), [0.5 * math.exp(-1)]])
+    cgf = AnalyticCGF.weighted(np.concatenate([[-1], node, [1]]), p / p.sum(), discrete=False)
+    found = tail(cgf, 2, 0.1, True)
+    values, shares = cgf.law  # type: ignore[misc]
+    exact = np.outer(shares, shares)[values[:, None] + values > 0.2].sum()
+    assert float(found) / exact == pytest.approx(1.37, abs=0.02)
+    assert "saddle point off" in str(found.status)
+    assert "saddle" not in str(tail(cgf, 50, 0.1, True).status)
+
+
+def test_formulas_that_differ_are_flagged_where_no_draw_can_be_had():
+    assert "formulas differ" in str(tail(EXP, 1, 1.5, True).status)
+    assert str(tail(EXP, 5, 1.5, True).status) == str(tail(BELL, 1, 1.5, True).status) == "ok"
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_means_drawn_anew_against_a_binomial_law(n):
+    cgf = AnalyticCGF.weighted([0, 1], [0.7, 0.3])
+    k = np.arange(n)
+    gamma = (k + 0.5) / n
+    point = rate_point(cgf, gamma)
+    log_p, error = resampled_tail(cgf, point, gamma, np.full(n, float(n)))
+    exact = np.where(point.tilt >= 0, stats.binom.sf(k, n, 0.3), stats.binom.cdf(k, n, 0.3))
+    assert (error < 0.1).all() and (np.abs(log_p - np.log(exact)) < 4 * error + 1e-12).all()
+
+
 # -- error bars and flags ------------------------------------------------------------------------
 @pytest.mark.parametrize("gamma", [0.97, 1.0, 1.1, 1.4])
 def test_the_error_bar_against_repeats(gamma):
@@ -137,6 +217,19 @@ def test_the_error_bar_against_repeats(gamma):
     ends = np.array([f.interval(0.95) for f in found]).squeeze()
     covered = ((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean()
     assert covered > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 200)
+
+
+@pytest.mark.parametrize(("gamma", "m", "most"), [(1.5, 1000, 1.0), (4.0, 10_000, 0.1)])
+def test_what_is_not_flagged_is_covered(gamma, m, most):
+    # at gamma = 4 the tilt is 3/4, phi(2t) is infinite, and 62% of the bars cover
+    rng = np.random.default_rng(5)
+    truth = stats.gamma.sf(10 * gamma, 10)
+    found = [tail(EmpiricalCGF(rng.exponential(size=m)), 10, gamma, True) for _ in range(60)]
+    kept = [f for f in found if str(f.status) == "ok"]
+    assert len(kept) <= most * len(found)
+    covered = sum(f.interval()[0] <= truth <= f.interval()[1] for f in kept)
+    if most == 1:
+        assert covered >= (0.95 - 4 * math.sqrt(0.95 * 0.05 / len(kept))) * len(kept)
 
 
 def test_the_error_bar_far_out_is_n_sd():

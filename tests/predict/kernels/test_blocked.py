@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from thermolearn.predict.kernels import angular
+from thermolearn.predict.kernels.blocked import Recursion
+from thermolearn.predict.kernels.dual import dual
 from thermolearn.predict.kernels.fully_connected import NNGP, NTK
 
 
@@ -44,6 +48,38 @@ def test_float32_against_float64(activation: str) -> None:
             single.diagonal().double(), double.diagonal(), rtol=1e-6, atol=0.0
         )
         assert float(single[2, 400]) == pytest.approx(float(single[2, 2]), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("slope", [0.0, 0.3, -0.5, -1.0, 1.0])
+@pytest.mark.parametrize("b2", [0.0, 0.3])
+def test_compiled_loop_and_torch(dtype: torch.dtype, slope: float, b2: float) -> None:
+    """The two ways through the layers are the same to rounding, at any angle and unlike lengths."""
+    x, x2 = inputs(9, 3).double(), 3 * inputs(130, 3)
+    recursion = Recursion(5, dual(nn.LeakyReLU(slope)), 1.7, b2)
+    first, second = (recursion.rows(v, dtype).layers for v in (x, x2))
+    assert first is not None and second is not None
+    generator = torch.Generator().manual_seed(0)
+    size = 10 ** (-40 * torch.rand(4, 117, generator=generator, dtype=torch.double)) / 2
+    size[:, 50:] = torch.rand(4, 67, generator=generator, dtype=torch.double) / 2
+    half = torch.where(torch.rand(4, 117, generator=generator) < 0.5, 1 - size, size).to(dtype)
+    h = angular.signed(half, torch.where(half > 0.5, size, 1 - size).to(dtype))
+    one = angular.Layers(*(v[..., 2:6] for v in first))
+    two = angular.Layers(*(v[..., 5:122] for v in second))
+    expected = angular.by_torch(slope, h, one, two)
+    found = angular.by_numba(slope, h, torch.empty_like(h), first, second, 2, 5)
+    scale = one.scale[:, None] * two.scale
+    rounding = torch.finfo(dtype).eps
+    for a, b in zip(found, expected, strict=True):
+        assert float(((a - b) / scale).abs().max()) < 30 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_series_of_the_arc_sine(dtype: torch.dtype) -> None:
+    m = np.linspace(1e-9, 0.5, 20001)
+    series = np.polynomial.polynomial.polyval(4 * m - 1, angular.ARC[dtype])
+    error = np.abs(series / (np.arcsin(np.sqrt(m)) / np.sqrt(m)) - 1).max()
+    assert error < (1e-15 if dtype == torch.float64 else 5e-8)
 
 
 def test_pair_is_both() -> None:

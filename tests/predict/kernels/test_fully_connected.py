@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from thermolearn.core.activation import resolve_activation
 from thermolearn.core.errors import NotApplicableError
+from thermolearn.core.gaussian import gauss_nodes
 from thermolearn.predict.kernels.fully_connected import NNGP, NTK
 
 
@@ -175,6 +177,85 @@ def test_known_ends_of_relu() -> None:
     gap = 1e-14
     slope = (NTK(2)(1.0) - NTK(2)(1 - gap)) / math.sqrt(gap)
     assert slope == pytest.approx(2 * math.sqrt(2) / math.pi, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("depth", "b2", "gap", "drop"),
+    [
+        (8, 0.1, 1.1102230246251565e-16, 2.7335563738084854e-7),
+        (4, 0.1, 1.1102230246251565e-16, 5.8359276143238348e-8),
+        (8, 0.1, 1.000000082740371e-10, 2.5942972425707142e-4),
+    ],
+)
+def test_next_to_coinciding_inputs(depth: int, b2: float, gap: float, drop: float) -> None:
+    """Theta(1) - Theta(1 - gap), ReLU, sigma_w2 = 2, by 60 digits of mpmath."""
+    kernel = NTK(depth, "relu", 2.0, b2)
+    assert float(kernel(1.0) - kernel(1 - gap)) == pytest.approx(drop, abs=2e-14)
+
+
+def test_a_number_of_a_number() -> None:
+    for activation in ("relu", "erf", "tanh"):
+        assert isinstance(NTK(3, activation)(0.5), float)
+        assert NTK(3, activation)(np.full((2, 3), 0.5)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("depth", [2, 4, 10])
+@pytest.mark.parametrize("slope", [0.0, 0.3, -0.9, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_opposite_inputs(depth: int, slope: float, dtype: torch.dtype) -> None:
+    """E phi(u) phi(-u) = -slope q and E phi'(u) phi'(-u) = slope in the first layer."""
+    x = inputs(20, 8)
+    kernel, square = NTK(depth, nn.LeakyReLU(slope), 50.0), (1 + slope**2) / 2
+    k, theta = kernel.gram_pair(x, -2.0 * x, dtype=dtype)
+    c = torch.tensor(-1.0, dtype=torch.double)
+    t, scale, slopes = c.clone(), 50.0 * x.square().sum(1) / 8 * 2, []
+    for _ in range(depth - 1):
+        share = (1 - slope) ** 2 / (2 * math.pi * square)
+        if not slopes:  # opposite in the first layer only, unless |z| makes them one
+            slopes, c = [slope / square], torch.tensor(-slope / square, dtype=torch.double)
+        else:
+            angle = torch.acos(c.clamp(-1, 1))
+            slopes.append(float(1 - share * angle))
+            c = c + share * (angle.sin() - angle * c)
+        t = c + slopes[-1] * t
+    scale = scale * (50.0 * square) ** (depth - 1)
+    tolerance = 1e-13 if dtype == torch.float64 else 2e-6
+    assert float((k.diagonal() / scale - c).abs().max()) < tolerance
+    assert float((theta.diagonal() / scale - t).abs().max()) < tolerance * depth
+
+
+def test_float32_of_even_kernels() -> None:
+    """|z| makes opposite inputs one: also those that are nearly opposite."""
+    x = torch.cat([inputs(300, 3), inputs(300, 3, seed=1)])
+    x[300:400] = -x[:100] + 10.0 ** torch.linspace(-9, -1, 100)[:, None] * x[300:400]
+    kernel = NTK(4, torch.abs)
+    exact, single = kernel.gram(x), kernel.gram(x, dtype=torch.float32).double()
+    root = exact.diagonal().sqrt()
+    assert float(((single - exact) / root / root[:, None]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("activation", ["silu", "elu"])
+def test_one_standardized_feature_without_bias(activation: str) -> None:
+    """Norms from 0.007 to 3: the table is held against quadrature pair by pair."""
+    x = torch.logspace(-2.15, 0.5, 40, dtype=torch.double)[:, None]
+    x[::2] *= -1
+    k = NNGP(2, activation, 1.0).gram(x)
+    value = [
+        (1 if x[i, 0] * x[j, 0] > 0 else -1, float(x[i, 0].abs()), float(x[j, 0].abs()), k[i, j])
+        for i, j in ((0, 0), (0, 1), (0, 38), (0, 39), (20, 21), (38, 39), (10, 37))
+    ]
+    z, w = gauss_nodes(1.0, 16)
+    for sign, a, b, found in value:
+        f, g = (resolve_activation(activation).function(torch.from_numpy(v)).numpy()
+                for v in (a * z, sign * b * z))  # fmt: skip
+        scale = math.sqrt(float(w @ f**2) * float(w @ g**2))
+        assert float(found) == pytest.approx(float(w @ (f * g)), abs=1e-8 * scale)
+
+
+def test_norms_too_different_are_called_so() -> None:
+    x = torch.logspace(-3.5, 0.6, 40, dtype=torch.double)[:, None]
+    with pytest.raises(NotApplicableError, match=r"variances this different.*give inputs of less"):
+        NTK(2, "tanh").gram(x)
 
 
 def test_duplicates_equal_the_diagonal() -> None:

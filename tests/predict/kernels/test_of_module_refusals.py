@@ -1,6 +1,8 @@
 """What is refused by name, what is said beside the numbers, and that the module stays as it is."""
 
 import copy
+import math
+import re
 
 import pytest
 import torch
@@ -61,6 +63,47 @@ def attention(m, x):
     return m.three(m.part0(z, z, z)[0])
 
 
+def attention_residual(m, x):
+    z = m.one(x)
+    return m.three(z + m.part0(z, z, z, need_weights=False)[0])
+
+
+def first_output(m, x):
+    return m.three(m.part0(m.one(x))[0])
+
+
+def step(m, x):
+    return m.three(m.part0(m.one(x)))
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(8, 8)
+
+    def forward(self, z):
+        return z * torch.sigmoid(self.gate(z))
+
+
+class Branching(nn.Module):
+    def forward(self, z):
+        return z if z.sum() > 0 else -z
+
+
+class Part(nn.Module):
+    def forward(self, z):
+        return z[:, :8]
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, z):
+        return self.gain * z
+
+
 def concatenation(m, x):
     z = m.one(x)
     return m.three(torch.cat([z, m.two(z)]))
@@ -84,6 +127,33 @@ REFUSED = {
                  r"max_pool.*takes the largest"),
     "attention": (lambda: Wired(attention, nn.MultiheadAttention(8, 1)),
                   r"'part0' \(MultiheadAttention\) multiplies random signals"),
+    "attention, residual": (lambda: Wired(attention_residual, nn.MultiheadAttention(8, 1)),
+                            r"'part0' \(MultiheadAttention\) multiplies random.*empirical_ntk"),
+    "attention alone": (lambda: nn.MultiheadAttention(8, 2),
+                        r"the model itself \(MultiheadAttention\) multiplies.*empirical_ntk"),
+    "transformer block": (lambda: Wired(step, nn.TransformerEncoderLayer(8, 2)),
+                          r"'part0' \(TransformerEncoderLayer\) multiplies.*empirical_ntk"),
+    "transformer block alone": (lambda: nn.TransformerEncoderLayer(8, 2),
+                                r"itself \(TransformerEncoderLayer\) multiplies.*empirical_ntk"),
+    "transformer": (lambda: Wired(step, nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2), 1, enable_nested_tensor=False)),
+                    r"'part0' \(TransformerEncoder\) multiplies.*empirical_ntk"),
+    "LSTM inside": (lambda: Wired(first_output, nn.LSTM(8, 8)),
+                    r"'part0' \(LSTM\) applies the same weights at every step.*empirical_ntk"),
+    "GRU inside": (lambda: nn.Sequential(nn.Linear(5, 8), Wired(first_output, nn.GRU(8, 8))),
+                   r"'1.part0' \(GRU\) applies the same weights.*empirical_ntk"),
+    "GRU cell": (lambda: Wired(step, nn.GRUCell(8, 8)), r"'part0' \(GRUCell\) applies the same"),
+    "embedding": (lambda: nn.Sequential(nn.Embedding(9, 8), nn.Flatten(), nn.Linear(32, 1)),
+                  r"'0' \(Embedding\) reads integers.*pass the model behind it"),
+    "custom product": (lambda: Wired(step, Gate()),
+                       r"'mul' in layer 'part0' \(Gate\) multiplies random.*empirical_ntk"),
+    "custom gain": (lambda: Wired(step, Gain()),
+                    r"'mul' in layer 'part0' \(Gain\) multiplies.*empirical_ntk"),
+    "custom part": (lambda: Wired(step, Part()),
+                    r"'getitem' in layer 'part0' \(Part\) takes a part.*empirical_ntk"),
+    "custom branching": (lambda: nn.Sequential(nn.Linear(5, 8), Wired(step, Branching())),
+                         r"layer '1.part0' \(Branching\) cannot be traced.*empirical_ntk"),
+    "bilinear": (lambda: nn.Bilinear(3, 3, 1), r"itself \(Bilinear\).*use Linear or Conv"),
     "softmax at the end": (lambda: nn.Sequential(nn.Linear(5, 3), nn.Softmax(1)),
                            r"'1' \(Softmax\) couples the output neurons"),
     "activation at the end": (lambda: nn.Sequential(nn.Linear(5, 1), nn.Sigmoid()),
@@ -122,8 +192,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name(name):
     build, message = REFUSED[name]
-    with pytest.raises(NotApplicableError, match=message):
+    with pytest.raises(NotApplicableError, match=message) as refused:
         kernel_of(build())
+    assert "Septuple" not in str(refused.value) and "segments" not in str(refused.value)
 
 
 def at_gram(model, shape):
@@ -267,6 +338,92 @@ def test_given_variances_and_what_is_said():
     assert "covariance of the outputs" in str(kernel_of(model, "nngp"))
     with pytest.raises(AttributeError):
         kernel.kind = "nngp"  # type: ignore[misc]
+
+
+def notes_of(model, **variances):
+    return " ".join(kernel_of(model, **variances).notes)
+
+
+def uniform(*layers):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in layers:
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return nn.Sequential(*layers)
+
+
+def test_weights_that_are_not_gaussian_in_a_first_layer_of_few_inputs():
+    def model(d):
+        return uniform(nn.Linear(d, 256), nn.Tanh(), nn.Linear(256, 1))
+
+    text = notes_of(model(2))
+    assert "'0' are not Gaussian (excess kurtosis -1." in text
+    assert re.search(r"about 0\.1[1-3] of its", text)
+    assert re.search(r", 0\.2[3-6] for inputs of one large entry", text)  # 1.2 / sqrt(24) = 0.245
+    assert re.search(r"about 0\.03\d* of its", notes_of(model(7)))
+    conv = uniform(nn.Unflatten(1, (1, 9)), nn.Conv1d(1, 64, 4), nn.ReLU(), nn.Flatten(),
+                   nn.Linear(384, 1))  # fmt: skip
+    assert "'1' are not Gaussian" in notes_of(conv)
+    # where it does not matter, and where the law is given
+    assert "not Gaussian" not in notes_of(model(40))
+    assert "not Gaussian" not in notes_of(uniform(nn.Linear(2, 256), nn.Linear(256, 1)))
+    assert "not Gaussian" not in notes_of(model(2), sigma_w2=1.0)
+    assert "not Gaussian" in notes_of(model(2), sigma_b2=1.0)
+    normal = model(2)
+    with torch.no_grad():
+        normal[0].weight.normal_(generator=torch.Generator().manual_seed(0))
+    assert "not Gaussian" not in notes_of(normal)
+    with torch.no_grad():  # heavy tails
+        normal[0].weight.pow_(3)
+    assert "not Gaussian" in notes_of(normal)
+
+
+def test_the_effect_of_uniform_weights_has_the_size_that_is_named():
+    """E phi'(u)^2 |x|^2 of 400000 neurons with two inputs: the first layer's tangent kernel."""
+    x = torch.tensor([[1.0, 1.0], [1.5, -1.5], [2.0, 0.5]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    uniform = 2 * torch.rand(2, 400_000, generator=generator, dtype=torch.float64) - 1
+    normal = torch.randn(2, 400_000, generator=generator, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(2, 8, bias=False), nn.Tanh(), nn.Linear(8, 1, bias=False))
+    model[2].requires_grad_(False)
+    kernel = kernel_of(model, sigma_w2={"0": 2.0, "2": 1.0}).diagonal(x)
+    for w, low, high in ((math.sqrt(3) * uniform, 0.02, 1.2 / math.sqrt(24)), (normal, 0, 0.004)):
+        slopes = 1 - torch.tanh(x @ w) ** 2
+        off = (slopes.square().mean(1) * x.square().sum(1) / kernel - 1).abs()
+        assert (off >= low).all() and (off < high).all()
+    assert off.max() < 4 * (slopes.square().std(1) / slopes.square().mean(1)).max() / 400_000**0.5
+
+
+def test_weights_and_biases_that_have_a_mean():
+    def model():
+        return uniform(nn.Linear(40, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(),
+                       nn.Linear(64, 1))  # fmt: skip
+
+    assert "mean 0" not in notes_of(model())
+    biased, positive = model(), model()
+    nn.init.constant_(biased[0].bias, 0.3)
+    nn.init.uniform_(positive[2].weight, 0.0, 0.1, torch.Generator().manual_seed(0))
+    assert "'0' has biases (mean 0.3, root mean square 0.3) that are not of" in notes_of(biased)
+    assert "'2' has weights (mean 0.05" in notes_of(positive)
+    assert "mean 0" not in notes_of(biased, sigma_b2=0.1)
+    assert "mean 0" not in notes_of(positive, sigma_w2=1.0)
+    nn.init.zeros_(biased[0].bias)
+    nn.init.constant_(biased[4].bias, 0.3)  # of the output
+    assert "mean 0" not in notes_of(biased)
+
+
+def test_inputs_of_zeros_without_a_bias():
+    x = torch.cat([torch.zeros(1, 12), torch.ones(1, 12)]).double()
+    model = nn.Sequential(nn.Linear(12, 64, bias=False), nn.Tanh(), nn.Linear(64, 1))
+    kernel = kernel_of(model, sigma_w2=1.5)
+    assert kernel.diagonal(x).isfinite().all()
+    with pytest.raises(NotApplicableError, match=r"layer '1' .* reads exactly 0 .*sigma_b2"):
+        kernel.gram(x)
+    padded = nn.Sequential(nn.Conv1d(2, 8, 1, padding=1, bias=False), nn.Tanh(),
+                           nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 1))  # fmt: skip
+    with pytest.raises(NotApplicableError, match=r"layer '1' \(Tanh\) reads exactly 0 .*pad less"):
+        kernel_of(padded).gram(torch.ones(2, 2, 3))
 
 
 def test_a_single_layer():

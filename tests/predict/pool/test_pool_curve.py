@@ -10,7 +10,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 from thermolearn.core.drawing import Drawing
 from thermolearn.predict.curves import learning_curve
-from thermolearn.predict.kernels.fully_connected import NTK
+from thermolearn.predict.kernels.fully_connected import NNGP, NTK
 from thermolearn.predict.pool import (
     PoolCurve,
     leave_one_out,
@@ -307,3 +307,162 @@ def test_double_descent_of_linear_regression() -> None:
     allowed = 4 * np.r_[stderr[:2], stderr[3:]] + exact * np.r_[0.06, 0.06, 0.06, 0.02, 0.01]
     assert (np.abs(kept - exact) < allowed).all(), (kept, exact)
     assert mean[2] > 3 * mean[1] and mean[2] > 3 * mean[3]
+
+
+def normal_pool(dim: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Gram matrix, sin 2x_1 (+ x_2) and a ridge of 1e-3 k."""
+    x = np.random.default_rng(seed).standard_normal((m, dim))
+    gram = KERNEL.gram(x).numpy()
+    return gram, np.sin(2 * x[:, 0]) + (x[:, 1] if dim > 1 else 0.0), 1e-3 * gram.diagonal().mean()
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_in_few_dimensions_the_theory_is_contradicted_and_corrected(dim: int) -> None:
+    gram, y, ridge = normal_pool(dim, 600, 0)
+    n = [12, 25, 60]
+    alone = pool_curve(gram, y, n, ridge, check=False)
+    curve = pool_curve(gram, y, n, ridge)
+    measured = measure_kernel_machine(gram, y, n, ridge, 150, 1)
+    value, stderr = np.asarray(measured.test_error.value), np.asarray(measured.test_error.stderr)
+    assert (alone.upper < value)[:2].all()
+    noise = measured.spread / np.sqrt(150)
+    assert (np.abs(curve.test_error - value) < 4 * noise + 0.1 * value).all()
+    assert (curve.lower < value).all() and (value < curve.upper).all()
+    assert (curve.stderr > 0.5 * stderr).all()
+    # in one dimension outliers carry the error as well, which is said beside it
+    assert all(s.startswith("corrected: the theory is off by -") for s in curve.status)
+    assert any("few dimensions" in flag for flag in curve.flags)
+    assert curve.check is not None and curve.check.corrected and alone.check is None
+    assert curve.check.n[-1] == 300
+    assert "corrected" in curve.samples_needed(0.2).status
+    # at M leave-one-out stands; the same seed gives the same numbers
+    again = pool_curve(gram, y, [*n, 600], ridge)
+    np.testing.assert_array_equal(again.test_error[:3], curve.test_error)
+    at_pool = float(leave_one_out(gram, y, ridge).test_error.value)
+    assert again.test_error[3] == pytest.approx(at_pool, rel=1e-9)
+    assert not again.status[3].startswith("corrected")
+
+
+def test_where_the_theory_holds_it_stands_unchanged() -> None:
+    gram, y, ridge = normal_pool(8, 300, 1)
+    alone = pool_curve(gram, y, [10, 30, 100], ridge, check=False)
+    curve = pool_curve(gram, y, [10, 30, 100], ridge)
+    np.testing.assert_array_equal(alone.test_error, curve.test_error)
+    assert curve.status == ("ok", "ok", "ok")
+    assert (curve.upper / curve.lower >= alone.upper / alone.lower * (1 - 1e-12)).all()
+    corrected = 0
+    for seed in range(10):  # pure noise and few rows: nothing to correct
+        x = np.random.default_rng(seed).standard_normal((40, 5))
+        noise = np.random.default_rng([seed, 1]).standard_normal(40)
+        gram = KERNEL.gram(x).numpy()
+        found = pool_curve(gram, noise, 10, 1e-3 * float(gram.diagonal().mean()), seed=seed)
+        assert found.check is not None
+        corrected += found.check.corrected
+    assert corrected <= 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_one_network_with_its_initial_output(classes: int) -> None:
+    """f = f0 + k (K + ridge)^-1 (y - f0): kernel machines from drawn Gaussian f0."""
+    m, n = 160, [12, 40, 80]
+    x = np.random.default_rng(0).standard_normal((m, 8))
+    labels = np.digitize(x[:, 0] + 0.3 * x[:, 1] * x[:, 2], [0.0] if classes == 2 else [-0.5, 0.5])
+    kernel = NTK(depth=3, activation="relu", sigma_w2=2.0, sigma_b2=0.0)
+    prior = NNGP(depth=3, activation="relu", sigma_w2=2.0, sigma_b2=0.0).gram(x).numpy()
+    gram = kernel.gram(x).numpy()
+    ridge = 1e-2 * float(gram.diagonal().mean())
+    root = np.linalg.cholesky(prior + 1e-9 * np.eye(m))
+    rng = np.random.default_rng(1)
+    initial = root @ rng.standard_normal((m, 64))
+    curve = pool_curve(gram, labels, n, ridge, "classification", initial=initial)
+    plain = pool_curve(gram, labels, n, ridge, "classification")
+    target = prepare_target(labels, "classification")
+    outputs = target.values.shape[1]
+    for k, size in enumerate(n):
+        errors, wrong = [], []
+        for _ in range(150):
+            order = rng.permutation(m)
+            train, test = order[:size], order[size:]
+            start = root @ rng.standard_normal((m, outputs))
+            system = gram[np.ix_(train, train)] + ridge * np.eye(size)
+            dual = np.linalg.solve(system, target.values[train] - start[train])
+            scores = start[test] + gram[np.ix_(test, train)] @ dual
+            errors.append(((scores - target.values[test]) ** 2).sum(1).mean())
+            wrong.append((target.decide(scores) != labels[test]).mean())
+        noise = 4 * np.std(errors) / np.sqrt(150)
+        assert curve.test_error[k] == pytest.approx(np.mean(errors), abs=noise + 0.05 * errors[0])
+        assert curve.error_rate is not None and plain.error_rate is not None
+        noise = 4 * np.std(wrong) / np.sqrt(150)
+        rate = np.mean(wrong)
+        assert curve.error_rate[k] == pytest.approx(rate, abs=noise + 0.15 * rate)
+        assert plain.error_rate[k] < curve.error_rate[k]
+        assert plain.test_error[k] < 0.8 * np.mean(errors)
+    with pytest.raises(ValueError, match="initial"):
+        pool_curve(gram, labels, n, ridge, "classification", initial=initial[:-1])
+    with pytest.raises(ValueError, match="initial"):
+        pool_curve(gram, labels, n, ridge, "classification", initial=initial * np.nan)
+
+
+def test_a_peak_beyond_the_pool_is_refused() -> None:
+    """Least squares on 200 features from 100 samples: the error rises until n = 200."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 200))
+    y = x.sum(1) / np.sqrt(200) + 0.5 * rng.standard_normal(100)
+    curve = pool_curve(x @ x.T, y, [100, 110, 200], 0.2)
+    assert curve.status[2].startswith("refused: the variance grows")
+    assert np.isnan(curve.test_error[2])
+    assert curve.upper[1] > 1.05 * curve.upper[0]
+    # a slowly growing variance is no such peak
+    gram, y, ridge = normal_pool(8, 200, 1)
+    assert pool_curve(gram, y, 800, ridge).status[0].startswith("extrapolated")
+
+
+def test_a_curve_that_rises_again_says_so() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((200, 40))
+    y = x.sum(1) / np.sqrt(40) + 0.3 * rng.standard_normal(200)
+    curve = pool_curve(x @ x.T, y, [10, 200], 1e-3)
+    reached = curve.samples_needed(0.9)
+    assert reached.n < 40 and "rises above the target again" in reached.status
+
+
+def test_center_and_single_samples_that_carry_the_error_are_flagged() -> None:
+    x = np.random.default_rng(0).standard_normal((150, 60))
+    y = x.sum(1) / np.sqrt(60)
+    assert any("constant" in f for f in pool_curve(x @ x.T, y, 75, 1e-3).flags)
+    gram, wave, ridge = normal_pool(8, 150, 0)
+    assert not any("constant" in f or "alone" in f for f in pool_curve(gram, wave, 75, ridge).flags)
+    wave[7] += 40
+    assert any("sample 7 alone carries" in f for f in pool_curve(gram, wave, 75, ridge).flags)
+
+
+def test_wrong_file_and_wrong_points_are_refused() -> None:
+    x, y = breast_cancer(40)
+    curve = pool_curve(KERNEL.gram(x), y, [10], 0.01, "classification")
+    with pytest.raises(ValueError, match="give the part under 'curve'"):
+        PoolCurve.from_dict({"curve": curve.to_dict()})
+    with pytest.raises(TypeError, match="measured"):
+        curve.figure("x")  # type: ignore[arg-type]
+
+
+def test_single_precision_gram_is_accepted() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 3)).astype(np.float32)
+    gram = x @ x.T
+    curve = pool_curve(gram, x[:, 0] + 0.1 * rng.standard_normal(300), 50, 0.1)
+    assert np.isfinite(curve.test_error).all()
+
+
+def test_axes_are_labelled_plainly_and_few_samples_are_dotted() -> None:
+    gram, y, ridge = normal_pool(8, 60, 0)
+    drawing = pool_curve(gram, y, [5, 60], ridge).figure()
+    ax = drawing.axes[0, 0]
+    drawing.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    texts = [t.get_text() for t, v in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)
+             if low <= v <= high]  # fmt: skip
+    assert {"5", "10", "20", "50"} <= set(texts)
+    assert not any(t.get_text() for t in ax.get_xticklabels(minor=True))
+    solid = [r for r in drawing.rows if r["curve"] == "predicted"]
+    assert min(r["x"] for r in solid) >= 10
+    assert any(r.get("few") for r in drawing.rows)

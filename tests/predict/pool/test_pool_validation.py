@@ -180,3 +180,11 @@ def test_real_data_again(benchmark, task: str, splits: int) -> None:
     found = promised(benchmark.summarize(rows, ("predicted",), "error"))
     assert found["tenth"] < 0.15
     assert found["fortieth"] < 0.12
+
+
+def test_a_size_that_leaves_nothing_to_test_on_is_no_ok_estimate() -> None:
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    measured = measure_kernel_machine(x @ x.T, x[:, 0], [20, 40], 0.1, 4)
+    assert measured.status[0] == "ok" and measured.status[1].startswith("refused")
+    assert measured.test_error.status.startswith("refused")
+    assert measure_kernel_machine(x @ x.T, x[:, 0], 20, 0.1, 4).test_error.status == "ok"

@@ -29,7 +29,8 @@ def test_digits_within_fifteen_percent(n: int, p: int) -> None:
     rng = np.random.default_rng(1)
     weights = rng.normal(size=(p, 64)) / 8
     home, away = erf(x @ weights.T), erf(noisy @ weights.T)
-    predicted = QuenchedRidgeTheory.from_features(home, y, away, y).predict(n, 1.0)
+    # samples are drawn from these rows, and tested on them: they are the population
+    predicted = QuenchedRidgeTheory.from_features(home, y, away, y, whole=True).predict(n, 1.0)
     measured = np.zeros(2)
     for _ in range(20):
         rows = rng.integers(len(x), size=n)
@@ -50,7 +51,9 @@ def test_gaussian_features(n: int, p: int) -> None:
     # populations given by their moments: orthogonal rows scaled to the covariance
     frame = np.sqrt(p) * np.eye(p)
     pop, pop_test = frame * root, frame * ell
-    theory = QuenchedRidgeTheory.from_features(pop, pop @ teacher, pop_test, pop_test @ teacher)
+    theory = QuenchedRidgeTheory.from_features(
+        pop, pop @ teacher, pop_test, pop_test @ teacher, whole=True
+    )
     expected = theory.predict(n, 5.0)
     errors = []
     for _ in range(8):
@@ -76,12 +79,36 @@ def test_several_outputs_add_up() -> None:
 def test_limits() -> None:
     x, noisy, y = digits()
     x, noisy = (part[:, x.std(0) > 0.1] for part in (x, noisy))  # pixels that are not empty
-    theory = QuenchedRidgeTheory.from_features(x, y, noisy, y)
+    theory = QuenchedRidgeTheory.from_features(x, y, noisy, y, whole=True)
     assert theory.predict(50, 1e12).test == pytest.approx(1.0, abs=1e-6)
     best = np.linalg.lstsq(x, y, rcond=None)[0]
     many = theory.predict(10**13, 1e-3)
     assert many.in_distribution == pytest.approx(((x @ best - y) ** 2).mean(), rel=1e-6)
     assert many.test == pytest.approx(((noisy @ best - y) ** 2).mean(), rel=1e-5)
+
+
+def test_rows_that_are_only_a_sample() -> None:
+    """The error without a shift of the rows one has is that of learning them by heart."""
+    x, _, y = digits()
+    features = erf(x @ np.random.default_rng(0).normal(size=(200, 64)).T / 8)
+    rows = np.random.default_rng(1).permutation(len(x))
+    here, rest = rows[:300], rows[300:]
+    given = features[here], y[here], features[rest], y[rest]
+    found = QuenchedRidgeTheory.from_features(*given).predict(300, 1.0)
+    w = ridge_weights(features[here], y[here], 1.0)
+    fresh = ((features[rest] @ w - y[rest]) ** 2).mean()
+    assert np.isnan(found.in_distribution) and "300 rows" in found.status
+    assert found.test == pytest.approx(fresh, rel=0.2)
+    again = QuenchedRidgeTheory.from_features(*given, whole=True).predict(300, 1.0)
+    assert again.status == "ok" and again.in_distribution < 0.4 * fresh
+    few = QuenchedRidgeTheory.from_features(*given).predict(15, 1.0)
+    assert few.status == "ok"
+    errors = []
+    for seed in range(40):
+        r = np.random.default_rng(seed).permutation(rest)
+        w = ridge_weights(features[r[:15]], y[r[:15]], 1.0)
+        errors.append(((features[r[15:]] @ w - y[r[15:]]) ** 2).mean())
+    assert few.in_distribution == pytest.approx(np.mean(errors), rel=0.15)
 
 
 def test_bad_input() -> None:

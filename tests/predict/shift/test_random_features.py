@@ -275,7 +275,47 @@ def test_the_order_is_partial() -> None:
     assert shift_order(train, [2, 3, 1], [2, 2, 2]) == "incomparable"
     assert shift_order(train, 2 * train, train) == "incomparable"  # another trace
     assert shift_order(train, [6, 0, 0], [0, 0, 6]) == "easier"
-    assert shift_order(np.ones(3), [3, 2, 1], [1, 2, 3]) == "equal"  # no weak or strong direction
+    # no weak or strong direction
+    assert shift_order(2 * np.ones(3), [3, 2, 1], [1, 2, 3]) == "equal"
+
+
+def test_shifts_of_another_trace_have_no_order() -> None:
+    """At a smaller trace the slope grows, and variance in strong directions may hurt more."""
+    train = 3 * np.r_[[1.8] * 50, [0.2] * 50]
+    strong = np.r_[[0.2] * 50, [0.0] * 50]
+    weak = strong[::-1]
+    errors = [
+        RFShiftTheory(train, test, None, "tanh", 0.0).predict(1000, 400, 1e-3).test
+        for test in (strong, weak)
+    ]
+    np.testing.assert_allclose(errors, [0.1390, 0.0791], atol=1e-4)
+    assert shift_order(train, strong, weak) == "incomparable"
+    assert shift_order(train, 30 * strong, 30 * weak) == "easier"  # the trace of training
+
+
+def test_ordered_shifts_have_ordered_errors() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        train, weak = np.sort(rng.gamma(0.7, size=12)) + 1e-3, rng.gamma(0.7, size=12)
+        strong = weak * np.sort(rng.gamma(1.0, size=12))
+        weak, strong = (r * train.sum() / r.sum() for r in (weak, strong))
+        assert shift_order(train, strong, weak) == "easier"
+        n, p, ridge = rng.integers(2, 200), rng.integers(2, 200), 10 ** rng.uniform(-6, 1)
+        low, high = (
+            RFShiftTheory(train, r, None, "tanh", 0.1).predict(n, p, ridge) for r in (strong, weak)
+        )
+        assert low.test <= high.test * (1 + 1e-9) and low.bias <= high.bias * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5])
+def test_ridgeless_does_not_depend_on_its_ridge(scale: float) -> None:
+    flat = scale * np.ones(50)
+    solver = RFShiftTheory(flat, flat, np.eye(50) / 50 / scale, "tanh", 0.1)
+    b = solver.constants.residue
+    for p in (40, 150):
+        found = solver.predict(75, p, ridgeless=True).test
+        for ridge in (1e-8 * b, 1e-13 * b):
+            assert found == pytest.approx(solver.predict(75, p, ridge).test, rel=1e-6)
 
 
 # -- bad input -----------------------------------------------------------------------------------
@@ -319,14 +359,24 @@ def test_bad_models(given: tuple, message: str) -> None:
         RFShiftTheory(*given)
 
 
-def test_no_number_without_a_solution() -> None:
-    # p = n, no residue: the denominators vanish with the ridge
-    flat = RFShiftTheory(np.ones(20), np.ones(20), activation="linear", noise=0.1)
-    try:
-        found = flat.predict(20, 20, 1e-300)
-    except ConvergenceError:
-        return
-    assert math.isfinite(found.test)
+@pytest.mark.parametrize("d", [10, 20, 30])
+def test_no_number_without_a_solution(d: int) -> None:
+    """p = n, no residue: the denominators vanish with the ridge."""
+    flat = RFShiftTheory(np.ones(d), np.ones(d), activation="linear", noise=0.1)
+    with pytest.raises(ConvergenceError, match="ridge"):
+        flat.predict(20, 20, 1e-300)
+
+
+def test_numbers_as_long_as_there_is_a_solution() -> None:
+    """n = p < d: the error grows as one over the square root of the ridge."""
+    flat = RFShiftTheory(np.ones(30), np.ones(30), activation="linear", noise=0.1)
+    found = np.asarray(flat.predict(20, 20, np.array([1e-10, 1e-12, 1e-14])).test)
+    np.testing.assert_allclose(found[1:] / found[:-1], 10.0, rtol=1e-3)
+
+
+def test_the_peak_without_a_ridge_is_infinite() -> None:
+    with pytest.raises(ConvergenceError, match="infinite"):
+        theory("none").predict(300, np.array([200, 300, 400]), ridgeless=True)
 
 
 def test_bad_lines_and_curves() -> None:

@@ -37,6 +37,14 @@ def test_self_consistent_curve_without_ridge():
     assert abs(ratio - 1) < 0.06
 
 
+@pytest.mark.parametrize(("dim", "status"), [(2, "few dimensions"), (3, "few dimensions"),
+                                            (20, "ok")])  # fmt: skip
+def test_few_dimensions_are_told(dim: int, status: str):
+    found = theory(replace(CUBIC, dim=dim, n_samples=50, noise=0.1))
+    assert {e.status for e in found.values()} == {status}
+    assert all(("few neighbors" in e.note) == (status != "ok") for e in found.values())
+
+
 def test_the_equivalence_kernel_is_far_too_optimistic_and_its_correction_is_not():
     p = replace(CUBIC, noise=2.0, n_samples=100)
     found, error = curves(p, [100]), simulated(p).test_error
@@ -132,7 +140,7 @@ def test_networks_that_cannot_be_measured():
         measure_networks(replace(CUBIC, kernel="nngp"), [10])
     for changes in ({"nets": 1}, {"n_test": 1}, {"width": 0}, {"seed": -1}, {"tolerance": 2.0}):
         with pytest.raises(ValueError, match=next(iter(changes))):
-            measure_networks(CUBIC, [10], **({"nets": 2, "width": 8} | changes))
+            measure_networks(CUBIC, [10], **({"nets": 2, "width": 8} | changes))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sizes"):
         measure_networks(CUBIC, [0])
 

@@ -107,11 +107,12 @@ class TracedModel:
         """What the result depends on, with in-place steps on any of it."""
         needed = _closure(self.result)
         for node in everything:
-            if self._in_place(node) and needed.intersection(node.all_input_nodes):
+            if self.works_in_place(node) and needed.intersection(node.all_input_nodes):
                 needed |= _closure(node)
         return needed
 
-    def _in_place(self, node: fx.Node) -> bool:
+    def works_in_place(self, node: fx.Node) -> bool:
+        """Whether the node overwrites a tensor that it is given."""
         if node.op == "call_module":
             return bool(getattr(self.module(node), "inplace", False))
         name = getattr(node.target, "__name__", str(node.target))

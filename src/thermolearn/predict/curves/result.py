@@ -23,7 +23,7 @@ class LearningCurve:
     order : str
         "self-consistent", "equivalence-kernel", "subleading", "renormalized r=3", ...
     size : str
-        "fixed" or "poisson".
+        "fixed" or "poisson"; always the latter for the expansions, which are derived for it.
     noise, label_noise : float, ndarray (outputs,)
         sigma^2, and the variance of the noise in the labels.
     test_error : ndarray (S,) or (S, outputs)
@@ -47,7 +47,8 @@ class LearningCurve:
     predictive_variance : ndarray (S,)
         Posterior variance of the function, averaged over inputs; noise not included.
     log_evidence : ndarray (S,) or (S, outputs)
-        ln p(y | X) of one output; outputs are independent, so they add. NaN at kappa = 0.
+        ln p(y | X) of one output; outputs are independent, so they add. NaN at kappa = 0, with the
+        status "no evidence".
     log_det : ndarray (S,)
         E log det(K + sigma^2).
     quadratic : ndarray (S,) or (S, outputs)
@@ -56,8 +57,9 @@ class LearningCurve:
         C0/sigma^2, the size of the first correction to the leading order (of the renormalized
         theory, where that was asked for).
     numerical_error : ndarray (S,)
-        Of the total test error, from the numerical error of the eigenvalues. The approximation
-        itself has no error bar; see the measured accuracy in the documentation.
+        Of the total test error: sum over modes of |d error/d eigenvalue| times the numerical error
+        of the eigenvalue, whatever the signs. The approximation itself has no error bar; see the
+        measured accuracy in the documentation, and the status "few dimensions".
     status : tuple of str (S,)
         "ok", or why the number must not be used as it stands.
     flags : tuple of str

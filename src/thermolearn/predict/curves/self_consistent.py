@@ -20,7 +20,8 @@ from thermolearn.predict.curves.problem import (
 
 # Of the conservation law, in units of N.
 CERTIFICATE = 1e-10
-MOST_STEPS = 200
+# Newton in ln kappa walks in steps of about 1 at first: room for noises down to 1e-300.
+MOST_STEPS = 1000
 
 
 def self_consistent(problem: Problem, n: np.ndarray) -> Moments:
@@ -41,14 +42,18 @@ def self_consistent(problem: Problem, n: np.ndarray) -> Moments:
     """
     kappa = effective_ridge(problem, n)
     singular = kappa == 0
-    _check_singular(problem, n[singular])
+    if singular.any():
+        check_singular(problem, f"n = {n[singular][0]:g} reaches")
     learned = learnability(problem, kappa)
     gamma = (learned**2 @ problem.degeneracies) / n
+    # 1 - gamma, by the conservation law: no cancellation where gamma comes near 1
+    rest = _unlearned(problem, learned, kappa) / n
     bias = (1 - learned) ** 2 @ problem.power
     variance = np.zeros_like(bias)
     some = ~singular
-    g = gamma[some, None]
-    variance[some] = g * (bias[some] + problem.label_noise) / (1 - g)
+    variance[some] = (gamma / np.where(some, rest, 1))[some, None] * (
+        bias[some] + problem.label_noise
+    )
     scale = np.zeros_like(kappa)
     scale[some] = (problem.noise / (n[some] * kappa[some])) ** 2
     return Moments(
@@ -75,7 +80,8 @@ def effective_ridge(problem: Problem, n: np.ndarray) -> np.ndarray:
     ValueError
         No eigenvalue, no tail and no noise.
     ConvergenceError
-        sum_n L_n + (sigma^2 + T)/kappa misses N by more than 1e-10 of it.
+        sum_n L_n + (sigma^2 + T)/kappa misses N by more than 1e-10 of it, or ln kappa still moves
+        by that much.
     """
     source = problem.noise + problem.tail
     weight = problem.eigenvalues > 0
@@ -91,12 +97,13 @@ def effective_ridge(problem: Problem, n: np.ndarray) -> np.ndarray:
     low = np.maximum(source / size, least * (problem.rank - size) / size)
     low, high = np.log(low), np.log((source + count @ eigenvalues) / size)
     low = np.minimum(low, high)
-    u = high.copy()
+    u, change = high.copy(), 0.0
     for _ in range(MOST_STEPS):
         k = np.exp(u)[:, None]
-        share = eigenvalues / (eigenvalues + k)
-        excess = size - source / k[:, 0] - share @ count
-        slope = source / k[:, 0] + (share * (1 - share)) @ count
+        excess = _excess(eigenvalues, count, source, size, k)
+        slope = (
+            source / k[:, 0] + ((eigenvalues / (eigenvalues + k)) * (k / (eigenvalues + k))) @ count
+        )
         low, high = np.where(excess < 0, u, low), np.where(excess > 0, u, high)
         step = u - excess / slope
         step = np.where((step < low) | (step > high), 0.5 * (low + high), step)
@@ -105,24 +112,48 @@ def effective_ridge(problem: Problem, n: np.ndarray) -> np.ndarray:
             break
     kappa[some] = np.exp(u)
     k = kappa[some, None]
-    miss = (eigenvalues / (eigenvalues + k)) @ count + source / k[:, 0] - size
+    miss = _excess(eigenvalues, count, source, size, k)
     worst = float(np.abs(miss / size).max(initial=0.0))
-    if not worst <= CERTIFICATE:
+    if not max(worst, change) <= CERTIFICATE:
         raise ConvergenceError(
-            f"the self-consistent ridge misses its conservation law by {worst:.2g} of N; the "
-            "spectrum spans too many orders of magnitude: raise the noise or drop weak modes"
+            f"the self-consistent ridge misses its conservation law by {worst:.2g} of N "
+            f"(last step {change:.2g}); the spectrum spans too many orders of magnitude: raise the "
+            "noise or drop weak modes"
         )
     return kappa
 
 
-def _check_singular(problem: Problem, n: np.ndarray) -> None:
-    """ValueError where kappa = 0 meets labels that the kernel cannot fit."""
-    if not len(n):
-        return
+def _excess(
+    eigenvalues: np.ndarray, count: np.ndarray, source: float, size: np.ndarray, k: np.ndarray
+) -> np.ndarray:
+    """N - sum_n L_n - source/kappa, (S,); k (S, 1).
+
+    Modes that are learned count with 1 - L_n, the others with L_n: only whole numbers cancel, and
+    a tiny kappa at a gap of the spectrum (N the number of modes above it) keeps its digits.
+    """
+    total = eigenvalues + k
+    learned = eigenvalues > k
+    part = np.where(learned, -k, eigenvalues) / total
+    return (size - learned @ count) - part @ count - source / k[:, 0]
+
+
+def _unlearned(problem: Problem, learned: np.ndarray, kappa: np.ndarray) -> np.ndarray:
+    """sum_n L_n (1 - L_n) + (sigma^2 + T)/kappa = N (1 - gamma), (S,); 0 at kappa = 0."""
+    k = kappa[:, None]
+    total = problem.eigenvalues + k
+    left = np.divide(k, total, out=np.zeros_like(total), where=total > 0)
+    source = np.full(len(kappa), problem.noise + problem.tail)
+    return (learned * left) @ problem.degeneracies + np.divide(
+        source, kappa, out=np.zeros_like(kappa), where=kappa > 0
+    )
+
+
+def check_singular(problem: Problem, what: str) -> None:
+    """ValueError where kappa = 0 meets labels that the kernel cannot fit; `what` reaches it."""
     idle = problem.power[problem.eigenvalues == 0].sum()
     noisy = (problem.label_noise > 0).any() or idle > 1e-12 * problem.power.sum()
     if noisy:
         raise ValueError(
-            f"n = {n[0]:g} reaches the {problem.rank:g} modes of the kernel and the noise is 0: "
+            f"{what} the {problem.rank:g} modes of the kernel and the noise is 0: "
             "the Gram matrix is singular and cannot fit noisy labels; give noise > 0"
         )

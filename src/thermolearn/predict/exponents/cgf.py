@@ -12,12 +12,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thermolearn.core.checks import real
-from thermolearn.predict.exponents.scores import as_scores, lattice_span, tail_shape
+from thermolearn.predict.exponents.scores import (
+    as_scores,
+    lattice,
+    outer_excess,
+    tail_shape,
+    weight_shape,
+)
 
 # Elements of the matrix (tilts, scores) held at once
 BLOCK = 2**21
 # Fewer effective scores than this behind a tilted average, and its error bar is not one
 LEAST_ESS = 100.0
+# Squares of scores of another magnitude leave the range of floats
+SMALLEST, LARGEST = 1e-140, 1e140
+# Weights with a tail of this shape have no variance
+UNEVEN = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +64,18 @@ class CGF(Protocol):
         ...
 
     @property
+    def rounding(self) -> float:
+        """Rounding error of the scores: a threshold so near to a value of a lattice is on it."""
+        ...
+
+    @property
     def size(self) -> int | None:
         """Scores behind the estimate; None if phi is exact."""
+        ...
+
+    @property
+    def law(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Values and their probabilities, if the scores have but finitely many."""
         ...
 
     def moments(self, t: ArrayLike) -> Moments:
@@ -82,13 +102,14 @@ class EmpiricalCGF:
     support : (float, float)
         Smallest and largest score; beyond them the sample says nothing.
     span : float or None
-        Spacing, if the scores lie on a lattice (integers, counts of votes, rounded numbers).
+        Spacing, if the scores lie on a lattice (integers, counts of votes, rounded numbers), in
+        float32 too.
 
     Raises
     ------
     ValueError
-        Fewer than 50 scores, scores that are not finite or all equal, or an array of two or more
-        dimensions.
+        Fewer than 50 scores, scores that are not finite or all equal, an array of two or more
+        dimensions, or scores so large or with so small a range that their squares are no floats.
 
     References
     ----------
@@ -97,13 +118,14 @@ class EmpiricalCGF:
 
     def __init__(self, scores: ArrayLike):
         sample = as_scores("scores", scores)
+        _check_magnitude(sample)
         self.scores = sample
         self.size = len(sample)
         self._center = float(sample.mean())
         values, counts = np.unique(sample, return_counts=True)
         self.support = float(values[0]), float(values[-1])
         self.domain = -math.inf, math.inf
-        self.span = lattice_span(values)
+        self.span, self.rounding = lattice(values)
         self.origin = float(values[0])
         self._values, self._counts = values - self._center, counts.astype(np.float64)
 
@@ -145,6 +167,30 @@ class EmpiricalCGF:
         """(sum w)^2 / sum w^2 of the weights exp(t f); M at t = 0."""
         return self.moments(t).ess
 
+    @property
+    def law(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct scores and their shares."""
+        return self._values + self._center, self._counts / self.size
+
+    @cached_property
+    def _outer(self) -> dict[bool, np.ndarray]:
+        return {True: outer_excess(self.scores), False: outer_excess(-self.scores)}
+
+    def uneven(self, t: ArrayLike) -> np.ndarray:
+        """Whether the largest weights exp(t f) fall off too slowly for a variance, phi(2t).
+
+        A generalized Pareto law of the largest of them has a shape above 1/2. The effective sample
+        size does not show it: the weights that would lower it are not in the sample.
+        """
+        tilts = np.asarray(t, dtype=np.float64)
+        flat = tilts.ravel()
+        found = np.zeros(flat.size, dtype=bool)
+        for upper in (True, False):
+            side = flat > 0 if upper else flat < 0
+            if side.any() and len(self._outer[upper]):
+                found[side] = weight_shape(self._outer[upper], np.abs(flat[side])) > UNEVEN
+        return found.reshape(tilts.shape)
+
     @cached_property
     def _tail_shapes(self) -> dict[bool, tuple[float, float]]:
         return {True: tail_shape(self.scores), False: tail_shape(-self.scores)}
@@ -154,13 +200,23 @@ class EmpiricalCGF:
 
         The shape of a generalized Pareto law of the 10% outermost scores must exceed 0 by three
         standard errors. A power law has no exponent: phi is infinite however finite the sample.
+        Scores within [0, 1] are taken for probabilities, and have one.
         """
         shape, error = self._tail_shapes[upper]
         if not shape > 3 * error:
             return ""
-        return (
-            f"heavy {'upper' if upper else 'lower'} tail (shape {shape:.2f} +- {error:.2f}): "
-            "its cumulant generating function may be infinite, and no exponent exist"
+        what = f"heavy {'upper' if upper else 'lower'} tail (shape {shape:.2f} +- {error:.2f}): "
+        if self.support[0] >= 0 and self.support[1] <= 1:
+            return what + "few rare scores within [0, 1] decide (better: logits)"
+        return what + "its cumulant generating function may be infinite, and no exponent exist"
+
+
+def _check_magnitude(sample: np.ndarray) -> None:
+    size = max(float(sample.max()), -float(sample.min()))
+    if size > LARGEST or sample.max() - sample.min() < SMALLEST:
+        raise ValueError(
+            f"scores of magnitude {size:.3g}: their squares leave the range of floats. Multiply "
+            "them by a constant; their unit does not matter"
         )
 
 
@@ -178,6 +234,10 @@ class AnalyticCGF:
         Open interval of t around 0 in which phi is finite.
     span, origin : float, optional
         Spacing and a point of the lattice, if the scores lie on one.
+    rounding : float
+        Rounding error of the scores.
+    law : (array, array), optional
+        Values and their probabilities, if there are finitely many: tails are checked by draws.
 
     Raises
     ------
@@ -192,7 +252,9 @@ class AnalyticCGF:
     domain: tuple[float, float] = (-math.inf, math.inf)
     span: float | None = None
     origin: float = 0.0
+    rounding: float = 0.0
     size: None = None
+    law: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if not self.domain[0] < 0 < self.domain[1]:
@@ -271,6 +333,7 @@ class AnalyticCGF:
         order = np.argsort(f[keep])
         f, log_p = f[keep][order], np.log(p[keep] / p[keep].sum())[order]
         center = float(np.exp(log_p) @ f)
+        span, error = lattice(f)
         x = f - center
 
         def tilted(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -289,6 +352,8 @@ class AnalyticCGF:
             lambda t: tilted(t)[0] @ x + center,
             second,
             support=(float(f[0]), float(f[-1])),
-            span=lattice_span(f) if discrete else None,
+            span=span if discrete else None,
             origin=float(f[0]),
+            rounding=error,
+            law=(f, np.exp(log_p)),
         )

@@ -15,9 +15,16 @@ from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import ThresholdOutsideSupportError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.fixed_point import bracketed_root
-from thermolearn.predict.exponents.cgf import CGF, LEAST_ESS, AnalyticCGF, EmpiricalCGF
+from thermolearn.predict.exponents.cgf import CGF, AnalyticCGF, EmpiricalCGF
+from thermolearn.predict.exponents.flags import flag, merged
 from thermolearn.predict.exponents.rate import RatePoint, rate_point
-from thermolearn.predict.exponents.tails import Method, TailProbability, tail
+from thermolearn.predict.exponents.tails import (
+    Method,
+    TailProbability,
+    between_values,
+    log_tail,
+    tail,
+)
 
 H0, H1 = "scores under H0", "scores under H1"
 
@@ -127,9 +134,8 @@ class ErrorExponents:
         """
         low = max(self.mean_h0, self.h1.support[0])
         high = min(self.mean_h1, self.h0.support[1])
-        apart = "scores of the two classes, which hardly overlap"
         if not low < high:
-            raise ThresholdOutsideSupportError((low + high) / 2, (low, high), apart)
+            raise self._apart((low + high) / 2, (high, low))
         step = 1e-6 * (high - low)
         ends = low + step, high - step
 
@@ -138,9 +144,7 @@ class ErrorExponents:
             return float(zero.rate - one.rate)
 
         if not gap(ends[0]) < 0 < gap(ends[1]):
-            raise ThresholdOutsideSupportError(
-                ends[0] if gap(ends[0]) >= 0 else ends[1], (low, high), apart
-            )
+            raise self._apart(ends[0] if gap(ends[0]) >= 0 else ends[1], (low, high))
         # in units of the gap between the ends, whatever the units of the scores
         width = high - low
         gamma = low + width * bracketed_root(lambda z: gap(low + width * z), 1e-6, 1 - 1e-6)
@@ -148,12 +152,21 @@ class ErrorExponents:
         t0, t1 = float(zero.tilt), float(one.tilt)
         s0, s1 = float(zero.stderr), float(one.stderr)
         ess = min(float(zero.ess), float(one.ess))
-        status = "ok" if ess >= LEAST_ESS else f"ESS {ess:.0f} < 100"
+        status = merged(flag(self.h0, zero.tilt, zero.ess), flag(self.h1, one.tilt, one.ess))
         count = None if math.isinf(ess) else ess
         return (
             Estimate(gamma, math.hypot(s0, s1) / (t0 - t1), count, status),
             Estimate(float(zero.rate), math.hypot(t0 * s1, t1 * s0) / (t0 - t1), count, status),
         )
+
+    def _apart(self, gamma: float, support: tuple[float, float]) -> ThresholdOutsideSupportError:
+        error = ThresholdOutsideSupportError(gamma, support)
+        error.args = (
+            f"the scores of the two classes hardly overlap (H0 reaches up to "
+            f"{self.h0.support[1]:.6g}, H1 down to {self.h1.support[0]:.6g}): their exponent "
+            "cannot be measured. Calibrate with more scores",
+        )
+        return error
 
     # -- probabilities -------------------------------------------------------------------------
     def false_alarm(
@@ -173,7 +186,8 @@ class ErrorExponents:
         """gamma_n = mu_0 + sigma_0 Q^{-1}(alpha)/sqrt(n), the threshold of Gaussian normalization.
 
         Its false alarm tends to alpha; at finite n it is off by the skewness of the scores (see
-        `threshold`, which is not). The stderr is that of the sampled mean and deviation.
+        `threshold`, which is not). The stderr is that of the sampled mean and deviation; flagged
+        where a tail looks like a power law, and the deviation may not exist.
 
         Raises
         ------
@@ -182,12 +196,14 @@ class ErrorExponents:
         """
         whole("n", n, 1)
         quantile = -ndtri(real("alpha", alpha, above=0, below=1)) / math.sqrt(n)
-        stderr = 0.0
+        stderr, status = 0.0, "ok"
         if isinstance(self.h0, EmpiricalCGF):
             x = (self.h0.scores - self.mean_h0) / self.std_h0
             influence = self.std_h0 * (x + quantile * (x**2 - 1) / 2)
             stderr = float(influence.std()) / math.sqrt(len(x))
-        return Estimate(self.mean_h0 + self.std_h0 * quantile, stderr, note="Gaussian")
+            status = merged(*(self.h0.heavy_tail(upper) for upper in (True, False)))
+        value = self.mean_h0 + self.std_h0 * quantile
+        return Estimate(value, stderr, status=status, note="Gaussian")
 
     def threshold(self, n: int, alpha: float, method: Method = "lugannani-rice") -> Estimate:
         """Smallest gamma of model-based false alarm alpha; see `model_threshold`."""
@@ -208,7 +224,7 @@ class ErrorExponents:
         relative = math.hypot(
             float(mine.stderr) / float(mine), float(theirs.stderr) / float(theirs)
         )
-        status = mine.status if mine.status != "ok" else theirs.status
+        status = merged(mine.status, theirs.status)
         return Estimate(ratio, ratio * relative, mine.n_eff, status)
 
     @cached_property
@@ -238,7 +254,8 @@ def model_threshold(cgf: CGF, n: int, alpha: float, method: Method = "lugannani-
     Returns
     -------
     Estimate
-        For lattice scores a value of the mean; the stderr carries the error of the tail over.
+        For lattice scores a value of the mean, the lowest one if that is enough, plus its rounding
+        error; the stderr carries the error of the tail over.
 
     Raises
     ------
@@ -254,17 +271,24 @@ def model_threshold(cgf: CGF, n: int, alpha: float, method: Method = "lugannani-
     mean, std = float(start.mean), math.sqrt(float(start.var))
 
     def excess(gamma: float) -> float:
-        return float(tail(cgf, n, gamma, True, method, H0).log_probability) - target
+        return log_tail(cgf, n, gamma, True, method, H0) - target
 
     guess = 2 * std / math.sqrt(n)
-    ends = [_reach(excess, mean, sign * guess, (low, high), sign) for sign in (-1.0, 1.0)]
-    if cgf.span is None:
-        left, right = ((g - mean) / std for g in ends)
-        gamma = mean + std * bracketed_root(lambda z: excess(mean + std * z), left, right)
+    if cgf.span is not None and excess(cgf.origin) <= 0:
+        gamma = cgf.origin  # the lowest value is so common that passing it is rare enough
     else:
-        gamma = _lattice_root(excess, ends, cgf.span / n, cgf.origin)
+        ends = [_reach(excess, mean, sign * guess, (low, high), sign) for sign in (-1.0, 1.0)]
+        if cgf.span is None:
+            left, right = ((g - mean) / std for g in ends)
+            gamma = mean + std * bracketed_root(lambda z: excess(mean + std * z), left, right)
+        else:
+            gamma = _lattice_root(excess, ends, cgf.span / n, cgf.origin)
+    if cgf.span is not None:
+        # means of one value differ by the order of their sums: none of them shall pass
+        gamma += min(n * cgf.rounding, cgf.span / (4 * n))
     found = tail(cgf, n, gamma, True, method, H0)
-    slope = n * max(abs(float(rate_point(cgf, gamma, H0).tilt)), 1 / (guess * n))
+    middle = between_values(cgf, np.array(gamma), np.array(float(n)))
+    slope = n * max(abs(float(rate_point(cgf, middle, H0).tilt)), 1 / (guess * n))
     return Estimate(
         gamma,
         float(found.log_stderr) / slope,
@@ -331,6 +355,5 @@ def _exponent(cgf: CGF, point: RatePoint, upper: bool) -> Estimate:
             f"wrong side of the mean: the {what} tends to 1",
             f"its complement decays with {rate:.6g} nats per observation",
         )
-    heavy = cgf.heavy_tail(upper) if isinstance(cgf, EmpiricalCGF) else ""
-    status = heavy or ("ok" if ess >= LEAST_ESS else f"ESS {ess:.0f} < 100")
+    status = flag(cgf, point.tilt, point.ess)
     return Estimate(rate, float(point.stderr), count, status, "nats per observation")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import beta, binom
 
 from thermolearn.core.checks import real, whole
-from thermolearn.predict.exponents.scores import as_scores
+from thermolearn.predict.exponents.scores import as_scores, finite_scores, lattice
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class OrderStatisticThreshold:
     Attributes
     ----------
     threshold : float
-        The rank-th smallest score of the negatives (of block means if observations > 1).
+        The rank-th smallest score of the negatives (of block means if observations > 1). To be
+        used with all its digits: rounded down it may let ties through.
     rank, negatives : int
         k and the number of independent negatives (blocks) it was taken from.
     false_alarm, confidence : float
@@ -56,7 +57,7 @@ class OrderStatisticThreshold:
     def __str__(self) -> str:
         what = "score" if self.observations == 1 else f"mean of {self.observations} scores"
         text = (
-            f"decide positive if the {what} is above {self.threshold:.6g}: with confidence "
+            f"decide positive if the {what} is above {self.threshold!r}: with confidence "
             f"{self.confidence:g} at most {self.false_alarm:g} of new negatives are false alarms"
         )
         if self.miss is None or self.miss_interval is None:
@@ -110,7 +111,8 @@ def guaranteed_threshold(
         Scores from which the miss rate is estimated; they do not move the threshold.
     observations : int
         A decision takes the mean of so many scores: then the order statistics are those of means
-        of disjoint blocks, formed after a shuffle, and M0/observations blocks count as negatives.
+        of disjoint blocks, formed after a shuffle, and M0/observations blocks count as negatives;
+        the threshold is moved up by the rounding error of a mean.
     seed : int
         Of the shuffle.
 
@@ -142,9 +144,12 @@ def guaranteed_threshold(
     while rank < n0 and binom.sf(rank - 1, n0, 1 - false_alarm) > d:
         rank += 1
     threshold = float(blocks[rank - 1])
+    if observations > 1:
+        # means of tied scores differ by the order of their sums: none of them shall pass
+        threshold += observations * lattice(np.unique(sample))[1]
     miss, interval, count = None, None, 0
     if positives is not None:
-        taken = _block_means(as_scores("positives", positives, least=1), observations, rng)
+        taken = _block_means(finite_scores("positives", positives), observations, rng)
         count = len(taken)
         if not count:
             raise ValueError(

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from thermolearn.core.errors import ConvergenceError, ThresholdOutsideSupportError
 from thermolearn.core.estimate import Estimate
 from thermolearn.core.progress import track
-from thermolearn.predict.exponents.cgf import CGF, LEAST_ESS, EmpiricalCGF
+from thermolearn.predict.exponents.cgf import CGF, EmpiricalCGF
+from thermolearn.predict.exponents.flags import flag
 
 DOUBLINGS, ITERATIONS = 80, 100
 # Residual of phi'(t) = gamma, over the standard deviation of the scores
@@ -102,7 +103,7 @@ def rate_point(cgf: CGF, gamma: ArrayLike, name: str = "scores") -> RatePoint:
 
 
 def rate(cgf: CGF, gamma: float, name: str = "scores") -> Estimate:
-    """I(gamma) with its error bar; flagged if fewer than 100 effective scores are behind it.
+    """I(gamma) with its error bar; flagged as `tail`: few scores, uneven weights, heavy tails.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def rate(cgf: CGF, gamma: float, name: str = "scores") -> Estimate:
         float(point.rate),
         float(point.stderr),
         n_eff=None if math.isinf(ess) else ess,
-        status="ok" if ess >= LEAST_ESS else f"ESS {ess:.0f} < 100",
+        status=flag(cgf, point.tilt, point.ess),
         note="nats per observation; stderr by the delta method",
     )
 

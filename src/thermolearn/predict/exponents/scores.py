@@ -21,7 +21,7 @@ def as_scores(name: str, scores: ArrayLike, least: int = LEAST_SCORES) -> np.nda
     ValueError
         Not one-dimensional, fewer than `least`, not finite, or all equal.
     """
-    x = _plain(name, scores)
+    x = finite_scores(name, scores)
     if len(x) < least:
         raise ValueError(f"{name}: {len(x)} scores are too few; give at least {least}")
     if x.min() == x.max():
@@ -32,7 +32,14 @@ def as_scores(name: str, scores: ArrayLike, least: int = LEAST_SCORES) -> np.nda
     return x
 
 
-def _plain(name: str, scores: ArrayLike) -> np.ndarray:
+def finite_scores(name: str, scores: ArrayLike) -> np.ndarray:
+    """Scores as a float64 array (M,), on the CPU; however few, and equal ones too.
+
+    Raises
+    ------
+    ValueError
+        Not one-dimensional, or not finite.
+    """
     if hasattr(scores, "detach"):
         scores = scores.detach().cpu().numpy()  # type: ignore[union-attr]
     try:
@@ -52,25 +59,46 @@ def _plain(name: str, scores: ArrayLike) -> np.ndarray:
     return x
 
 
-def lattice_span(values: np.ndarray) -> float | None:
-    """Largest d with all values in a + d Z, or None: Euclid's algorithm on the gaps.
+def lattice(values: np.ndarray) -> tuple[float | None, float]:
+    """Largest d with all values in a + d Z, or None, and how far the values are off by rounding.
+
+    Numbers that are all float32, the outputs of most networks, may be off by a rounding of that
+    format.
 
     Parameters
     ----------
     values : ndarray (K,)
         Distinct and sorted.
     """
+    largest = float(np.abs(values).max())
+    errors = [float(np.finfo(kind).eps) * largest for kind in (np.float64, np.float32)]
+    with np.errstate(over="ignore", under="ignore"):
+        single = bool((values.astype(np.float32) == values).all())
+    for error in errors[: 1 + single]:
+        span = _common_divisor(values, 8 * error)
+        if span is not None:
+            return span, error
+    return None, errors[0]
+
+
+def _common_divisor(values: np.ndarray, tolerance: float) -> float | None:
+    """Euclid's algorithm on the gaps."""
     gaps = np.diff(values)
     reach = float(values[-1] - values[0])
     # differences of rounded numbers are off by a rounding of the numbers, not of the differences
-    tolerance = max(1e-9 * reach, 8 * np.finfo(float).eps * float(np.abs(values).max()))
+    tolerance = max(1e-9 * reach, tolerance)
     span = float(gaps.min())
     while span > max(FINEST_SPAN * reach, 100 * tolerance):
-        rest = np.abs(gaps - span * np.round(gaps / span))
-        if rest.max() <= tolerance:
+        counts = np.round(gaps / span)
+        rest = np.abs(gaps - span * counts)
+        # k spans are off by k times the error of the span
+        odd = rest > tolerance * (1 + counts)
+        if not odd.any():
             # the range has the smallest relative rounding error
-            return reach / round(reach / span)
-        span = float(rest[rest > tolerance].min())
+            finer = reach / float(counts.sum())
+            misfit = np.abs(values[1:] - values[0] - finer * np.cumsum(counts)).max()
+            return finer if misfit <= tolerance else None
+        span = float(rest[odd].min())
     return None
 
 
@@ -94,3 +122,39 @@ def tail_shape(scores: np.ndarray) -> tuple[float, float]:
     if not b0 > 2 * b1:
         return math.nan, math.nan
     return float(2 - b0 / (b0 - 2 * b1)), math.sqrt(4 / 3 / k)
+
+
+def outer_excess(scores: np.ndarray) -> np.ndarray:
+    """The min(M/5, 3 sqrt(M)) largest scores over the next one, rising; empty if there are few.
+
+    The part of the sample that tells the tail of weights exp(t f), t > 0 (`weight_shape`).
+    """
+    count = min(len(scores) // 5, int(3 * math.sqrt(len(scores))))
+    ordered = np.sort(scores)[::-1]
+    excess = (ordered[:count] - ordered[count])[::-1]
+    excess = excess[excess > 0]
+    # the weights of a handful of values, counts of votes say, are bounded
+    return excess if len(np.unique(excess)) >= 20 else np.empty(0)
+
+
+def weight_shape(excess: np.ndarray, tilt: np.ndarray) -> np.ndarray:
+    """Shape k of a generalized Pareto law of the largest weights exp(t f), at tilts t > 0.
+
+    By probability-weighted moments. Weights with k >= 1/2 have no variance, phi(2t) is infinite,
+    and an average of them no error bar: Vehtari, Simpson, Gelman, Yao, Gabry, arXiv:1507.02646.
+
+    Parameters
+    ----------
+    excess : ndarray (K,)
+        From `outer_excess`.
+    tilt : ndarray (T,)
+    """
+    shape = np.zeros(len(tilt))
+    rank = np.arange(len(excess) - 1, -1, -1) / (len(excess) - 1)
+    for k, t in enumerate(tilt):
+        peak = t * excess[-1]
+        # the shape does not depend on the scale
+        weight = np.expm1(t * excess) if peak < 500 else np.exp(t * excess - peak)
+        b0, b1 = weight.mean(), (weight * rank).mean()
+        shape[k] = 2 - b0 / (b0 - 2 * b1) if b0 > 2 * b1 else math.inf
+    return shape

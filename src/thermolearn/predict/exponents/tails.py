@@ -11,15 +11,20 @@ from numpy.typing import ArrayLike
 from scipy.special import erfcx, ndtri
 
 from thermolearn.core.checks import real
+from thermolearn.core.errors import ThresholdOutsideSupportError
 from thermolearn.core.estimate import Estimate
-from thermolearn.predict.exponents.cgf import CGF, LEAST_ESS
+from thermolearn.predict.exponents.cgf import CGF
+from thermolearn.predict.exponents.flags import add, sample_flags
 from thermolearn.predict.exponents.rate import RatePoint, rate_point
+from thermolearn.predict.exponents.resampled import resampled_tail
 
 Method = Literal["lugannani-rice", "bahadur-rao", "esscher", "chernoff"]
 METHODS: tuple[Method, ...] = ("lugannani-rice", "bahadur-rao", "esscher", "chernoff")
 # Below sqrt(2 I) of this size 1/u - 1/r is lost to rounding, and its series is used
 NEAR_MEAN = 2e-3
 LOG_2PI = math.log(2 * math.pi)
+# A saddle point off by more than this factor is flagged
+OFF = 1.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,7 @@ class TailProbability:
     ----------
     log_probability, log_stderr : ndarray
         Natural logarithm and its standard error from the finite sample of scores (0 for an exact
-        phi); the error of the saddle-point formula itself is not in it.
+        phi); the error of the saddle-point formula itself is not in it, but checked (status).
     ess : ndarray
         Effective number of scores behind the tilted averages.
     status : ndarray of str
@@ -93,7 +98,8 @@ def tail(
     With I, t, v the rate, tilt and variance at gamma, r = sqrt(2 n I) and u = |t| sqrt(n v), the
     tail beyond gamma, away from the mean, is
 
-    - lugannani-rice: Q(r) + (1/u - 1/r) exp(-n I)/sqrt(2 pi), uniformly accurate: the default
+    - lugannani-rice: Q(r) + (1/u - 1/r) exp(-n I)/sqrt(2 pi), accurate near the mean and far from
+      it: the default
     - bahadur-rao: exp(-n I) / (u sqrt(2 pi)), the large-n limit; poor near the mean
     - esscher: exp(-n I + u^2/2) Q(u)
     - chernoff: exp(-n I), an upper bound
@@ -102,13 +108,18 @@ def tail(
     have the threshold moved to the middle between two values of the sum and
     u = (2/d) sinh(|t| d/2) sqrt(n v). No formula exceeds the Chernoff bound.
 
+    A saddle point supposes a smooth density. At few observations of scores with atoms, or piled up
+    at an end, it may be off by any factor: the default is held against means of n <= 200 scores
+    drawn anew (where the scores are finitely many; else against Esscher's form), and flagged with
+    what they give where it is more than 25% off.
+
     Parameters
     ----------
     cgf : EmpiricalCGF or AnalyticCGF
     n : int or array
         Observations per decision, at least 1; broadcast against gamma.
     gamma : float or array
-        Thresholds inside the range of the scores.
+        Thresholds inside the range of the scores; on a lattice, also its lowest value.
     upper : bool
         Which tail.
     method : str
@@ -127,19 +138,41 @@ def tail(
     R. Lugannani, S. Rice, doi:10.2307/1426607; R. R. Bahadur, R. Ranga Rao,
     doi:10.1214/aoms/1177705674; lattices: H. E. Daniels, doi:10.2307/1403269.
     """
+    counts, point, far, log_far, log_p, error = _solve(cgf, n, gamma, upper, method, name)
+    status = _status(cgf, point, error)
+    if method == "lugannani-rice":
+        _check(cgf, counts, point, far, log_far, log_p, status)
+    status[status == ""] = "ok"
+    return TailProbability(log_p, error, point.ess, status)
+
+
+def log_tail(
+    cgf: CGF, n: int, gamma: float, upper: bool, method: Method = "lugannani-rice", name: str = ""
+) -> float:
+    """Logarithm of the probability of `tail`, without its checks: for root-finding."""
+    return float(_solve(cgf, n, gamma, upper, method, name or "scores")[4])
+
+
+def _solve(
+    cgf: CGF, n: ArrayLike, gamma: ArrayLike, upper: bool, method: Method, name: str
+) -> tuple[np.ndarray, RatePoint, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Counts, rates, is the tail the far one, logs of the far and of the wanted tail, error."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     counts = _counts(n)
     thresholds, counts = np.broadcast_arrays(np.asarray(gamma, dtype=np.float64), counts)
     low, high = cgf.support
-    inside = np.isfinite(thresholds).all() and ((thresholds > low) & (thresholds < high)).all()
-    effective = between_values(cgf, thresholds, counts) if inside else thresholds
+    effective = between_values(cgf, thresholds, counts)
+    outside = (effective <= low) | (effective >= high)
+    if outside.any():
+        rate_point(cgf, thresholds, name)  # what it refuses it names; else the last lattice value
+        raise ThresholdOutsideSupportError(float(thresholds[outside][0]), cgf.support, name)
     distinct, back = np.unique(effective, return_inverse=True)
-    found = rate_point(cgf, distinct, name)  # raises if a threshold is outside
+    found = rate_point(cgf, distinct, name)
     point = RatePoint(*(part[back.reshape(counts.shape)] for part in vars(found).values()))
     log_far = _log_far_tail(cgf, point, counts, method)
     log_error = _log_error(cgf, point, counts)
-    far = (point.tilt >= 0) == upper
+    far = np.asarray((point.tilt >= 0) == upper)
     if method == "chernoff":
         log_p = np.where(far, log_far, 0.0)  # a bound on one side says nothing of the other
         error = np.where(far, log_error, 0.0)
@@ -148,7 +181,7 @@ def tail(
         with np.errstate(over="ignore", invalid="ignore"):
             other = np.exp(log_far - complement) * log_error
         log_p, error = np.where(far, log_far, complement), np.where(far, log_error, other)
-    return TailProbability(log_p, error, point.ess, _status(cgf, point, error, upper))
+    return counts, point, far, log_far, log_p, error
 
 
 def between_values(cgf: CGF, gamma: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -156,7 +189,8 @@ def between_values(cgf: CGF, gamma: np.ndarray, n: np.ndarray) -> np.ndarray:
     if cgf.span is None:
         return gamma
     # a threshold on a value belongs to the values below: the decision is T > gamma
-    index = np.floor(n * (gamma - cgf.origin) / cgf.span + 1e-9)
+    slack = np.minimum(np.maximum(1e-9, n * cgf.rounding / cgf.span), 0.25)
+    index = np.floor(n * (gamma - cgf.origin) / cgf.span + slack)
     return cgf.origin + (index + 0.5) * cgf.span / n
 
 
@@ -171,23 +205,30 @@ def _log_far_tail(cgf: CGF, point: RatePoint, n: np.ndarray, method: Method) -> 
     bound = -n * point.rate
     if method == "chernoff":
         return bound
-    tilt = np.abs(point.tilt)
-    if cgf.span is not None:
-        tilt = 2 / cgf.span * np.sinh(tilt * cgf.span / 2)
-    u = tilt * np.sqrt(n * point.variance)
+    u = _lattice_tilt(cgf, point) * np.sqrt(n * point.variance)
     with np.errstate(divide="ignore"):
         if method == "bahadur-rao":
             found = bound - np.log(u) - LOG_2PI / 2
         elif method == "esscher":
             found = bound + _log_mills(u) - LOG_2PI / 2
         else:
-            r = np.sqrt(2 * n * point.rate)
-            inner = np.exp(_log_mills(r)) + _difference(cgf, point, tilt) / np.sqrt(n)
+            inner = _bracket(cgf, point, n)
             # far from Gaussian the bracket may vanish: Esscher's form is positive
             fallback = _log_mills(u)
             mills = np.where(inner > 0, np.log(np.where(inner > 0, inner, 1.0)), fallback)
             found = bound + mills - LOG_2PI / 2
     return np.minimum(found, bound)
+
+
+def _lattice_tilt(cgf: CGF, point: RatePoint) -> np.ndarray:
+    tilt = np.abs(point.tilt)
+    return tilt if cgf.span is None else 2 / cgf.span * np.sinh(tilt * cgf.span / 2)
+
+
+def _bracket(cgf: CGF, point: RatePoint, n: np.ndarray) -> np.ndarray:
+    """Lugannani and Rice's tail over exp(-n I)/sqrt(2 pi)."""
+    mills = np.exp(_log_mills(np.sqrt(2 * n * point.rate)))
+    return mills + _difference(cgf, point, _lattice_tilt(cgf, point)) / np.sqrt(n)
 
 
 def _log_mills(x: np.ndarray) -> np.ndarray:
@@ -243,21 +284,39 @@ def _log1mexp(x: np.ndarray) -> np.ndarray:
         )
 
 
-def _status(cgf: CGF, point: RatePoint, log_error: np.ndarray, upper: bool) -> np.ndarray:
-    reasons = np.full(point.rate.shape, "", dtype=object)
-
-    def add(where: np.ndarray, text: str) -> None:
-        reasons[where] = [f"{old}; {text}" if old else text for old in reasons[where]]
-
-    add(np.asarray(point.ess < LEAST_ESS), "ESS < 100: too few scores near the threshold")
+def _status(cgf: CGF, point: RatePoint, log_error: np.ndarray) -> np.ndarray:
+    reasons = sample_flags(cgf, point.tilt, point.ess)
     # n sd(I) itself far out
-    add(np.asarray(~(log_error <= 1)), "calibration too small: n > 1/sd(I)")
-    heavy = getattr(cgf, "heavy_tail", None)
-    if heavy is not None:
-        for side in (True, False):
-            where = np.asarray((point.tilt > 0) == side) & (point.tilt != 0)
-            text = heavy(side) if where.any() else ""
-            if text:
-                add(where, text)
-    reasons[reasons == ""] = "ok"
+    add(reasons, np.asarray(~(log_error <= 1)), "calibration too small: n > 1/sd(I)")
     return reasons
+
+
+def _check(
+    cgf: CGF,
+    n: np.ndarray,
+    point: RatePoint,
+    far: np.ndarray,
+    log_far: np.ndarray,
+    log_p: np.ndarray,
+    reasons: np.ndarray,
+) -> None:
+    """Flag a saddle point that draws, or without them Esscher's form, contradict."""
+    log_drawn, error = resampled_tail(cgf, point, point.gamma, n)
+    drawn = np.where(far, log_drawn, _log1mexp(np.minimum(log_drawn, 0.0)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.where(far, error, np.exp(log_drawn - drawn) * error)
+        off = np.abs(log_p - drawn) > math.log(OFF) + 3 * error
+    for value in np.unique(np.exp(drawn[off])):
+        where = off & (np.exp(drawn) == value)
+        add(reasons, where, f"saddle point off: {value:.2g} by resampled scores")
+    esscher = _log_far_tail(cgf, point, n, "esscher")
+    differ = (np.abs(log_far - esscher) > math.log(OFF)) | _fell_back(cgf, point, n)
+    add(
+        reasons,
+        np.asarray(np.isnan(log_drawn) & differ & far),
+        "n too small for a saddle point: its formulas differ",
+    )
+
+
+def _fell_back(cgf: CGF, point: RatePoint, n: np.ndarray) -> np.ndarray:
+    return np.asarray(~(_bracket(cgf, point, n) > 0))

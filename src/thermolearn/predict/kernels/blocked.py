@@ -3,40 +3,30 @@
 A tile of rows and columns goes through all layers before the next one is begun; of a symmetric
 matrix only the tiles on and above the diagonal are computed, and copied below it. Nothing of the
 size of the matrix is held besides the result. What runs through the layers is not the
-correlation c but the gap 1 - c, which loses nothing where inputs nearly coincide.
+correlation c but the gap 1 - c, which loses nothing where inputs nearly coincide; for piecewise
+linear activations (see `angular`) nothing is lost where they are nearly opposite, either.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from thermolearn.core.progress import track
+from thermolearn.predict.kernels import angular
 from thermolearn.predict.kernels.dual import Dual
 
-BLOCK = 256  # rows of a tile: five buffers of 0.5 MB in float64
-# Gap below which it is computed from the difference of the inputs: rounding of the product of two
-# unit vectors, eps, is an error eps / sqrt(2 gap) of the angle.
-NEAR = {torch.float64: 1e-6, torch.float32: 1e-3}
+BLOCK = 256  # rows of a tile: buffers of 0.5 MB in float64
+# Gap to 1 or -1 below which it is computed from the difference or sum of the inputs: rounding of
+# the product of two unit vectors, eps, is an error eps / sqrt(2 gap) of the angle.
+NEAR = {torch.float64: 1e-6, torch.float32: 1e-2}
 AT_ONCE = 2**14  # such pairs at a time
-
-
-class Layer(NamedTuple):
-    """How every input's length passes a layer; unit vectors (weight, bias), one per row.
-
-    A length s becomes s' with weight = sqrt(sigma_w2 E phi^2) / s', bias = sqrt(sigma_b2) / s'.
-    """
-
-    weight: Tensor
-    half_sine: Tensor
-    """sin(h), h half the angle of (weight, bias)"""
-    half_cosine: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +41,14 @@ class Rows:
         The same in the precision of the result.
     variances : list of Tensor (n,)
         Of the pre-activations of every layer, float64.
-    scale : Tensor (n,)
-        Standard deviation of the last pre-activation, in the precision of the result.
-    layers : list of Layer
-        Empty unless the activation is piecewise linear.
+    layers : Layers or None
+        In the precision of the result; None unless the activation is piecewise linear.
     """
 
     unit: Tensor
     fast: Tensor
     variances: list[Tensor]
-    scale: Tensor
-    layers: list[Layer]
+    layers: angular.Layers | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +81,16 @@ class Recursion:
         q = x.square().sum(1)
         unit = x / torch.where(q > 0, q, 1.0).sqrt()[:, None]
         variances = self.variances(q)
-        layers = []
-        if self.dual.slope is not None:
-            layers = [self._layer(b, dtype) for b in variances[1:]]
-        return Rows(unit, unit.to(dtype), variances, variances[-1].sqrt().to(dtype), layers)
+        layers = None if self.dual.slope is None else self.layers(variances, dtype)
+        return Rows(unit, unit.to(dtype), variances, layers)
 
-    def _layer(self, following: Tensor, dtype: torch.dtype) -> Layer:
+    def layers(self, variances: list[Tensor], dtype: torch.dtype) -> angular.Layers:
+        """How lengths pass the layers, from the variances (n,) of all of them."""
+        following = torch.stack(variances)[1:]
         bias = (self.sigma_b2 / torch.where(following > 0, following, 1.0)).clamp(max=1).sqrt()
-        half = torch.asin(bias) / 2
-        weight = (1 - bias**2).clamp(min=0).sqrt()
-        return Layer(weight.to(dtype), half.sin().to(dtype), half.cos().to(dtype))
+        half, weight = torch.asin(bias) / 2, (1 - bias**2).clamp(min=0).sqrt()
+        parts = weight, half.sin(), half.cos(), variances[-1].sqrt()
+        return angular.Layers(*(v.to(dtype).contiguous() for v in parts))
 
 
 def gram(
@@ -131,15 +118,12 @@ def gram(
     shape = len(first.unit), len(second.unit)
     results = [x.new_empty(shape, dtype=dtype) if wanted else None for wanted in (nngp, ntk)]
     _prepare_tables(recursion, first, second)
-    piecewise = recursion.dual.slope is not None
-    buffers = [x.new_empty(block * block, dtype=dtype) for _ in range(5 if piecewise else 0)]
+    tile_of: Callable[..., tuple[Tensor | None, Tensor | None]] = _general_tile
+    if recursion.dual.slope is not None:
+        tile_of = partial(_angular_tile, buffers=x.new_empty(3, block * block, dtype=dtype))
     tiles = list(_tiles(*shape, block, x2 is None))
     for rows, columns in track(tiles, "Gram matrix", total=len(tiles)):
-        size = rows.stop - rows.start, columns.stop - columns.start
-        views = [b[: size[0] * size[1]].view(size) for b in buffers]
-        found = (_angular_tile if piecewise else _general_tile)(
-            recursion, first, second, rows, columns, ntk, views
-        )
+        found = tile_of(recursion, first, second, rows, columns, ntk)
         for result, tile in zip(results, found, strict=True):
             if result is not None and tile is not None:
                 if x2 is None and rows == columns:
@@ -161,71 +145,47 @@ def _tiles(n: int, m: int, block: int, symmetric: bool) -> Iterator[tuple[slice,
             yield slice(i, min(i + block, n)), slice(j, min(j + block, m))
 
 
-def _gaps(first: Rows, second: Rows, rows: slice, columns: slice, out: Tensor) -> Tensor:
-    """1 - c of the first pre-activations, from differences of unit vectors where it is small."""
-    torch.mm(first.fast[rows], second.fast[columns].T, out=out)
-    out.neg_().add_(1).clamp_(0, 2)
-    if float(out.amin()) < NEAR[out.dtype]:
-        i, j = torch.nonzero(out < NEAR[out.dtype], as_tuple=True)
-        for at, to in zip(i.split(AT_ONCE), j.split(AT_ONCE), strict=True):
-            difference = first.unit[rows][at] - second.unit[columns][to]
-            out[at, to] = (difference.square().sum(1) / 2).to(out.dtype)
-    return out
+def _near(first: Rows, second: Rows, rows: slice, columns: slice, c: Tensor, gap: Tensor) -> None:
+    """Puts in gap = 1 - |c| what is below `NEAR`, from differences or sums of unit vectors."""
+    if not float(gap.amin()) < NEAR[gap.dtype]:
+        return
+    i, j = torch.nonzero(gap < NEAR[gap.dtype], as_tuple=True)
+    for at, to in zip(i.split(AT_ONCE), j.split(AT_ONCE), strict=True):
+        difference = first.unit[rows][at] - c[at, to].sign()[:, None] * second.unit[columns][to]
+        gap[at, to] = (difference.square().sum(1) / 2).to(gap.dtype)
 
 
-# -- piecewise linear activations: in place ----------------------------------------------------
+# -- piecewise linear activations --------------------------------------------------------------
 def _angular_tile(
     recursion: Recursion, first: Rows, second: Rows, rows: slice, columns: slice, ntk: bool,
-    buffers: Sequence[Tensor],
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Both kernels of a tile for max(z, 0) + a min(z, 0).
-
-    With kappa = (1 - a)^2 / (pi (1 + a^2)) and lengths divided out, a layer is
-    c' = w w' [c + kappa (sin t - t c)] + b b' and T' = c' + w w' (1 - kappa t) T, t = arccos c.
-    """
-    half, tangent, angle, work, weights = buffers
-    slope = recursion.dual.slope
-    assert slope is not None
-    kappa = (1 - slope) ** 2 / (math.pi * (1 + slope**2))
-    _gaps(first, second, rows, columns, half).mul_(0.5)  # (1 - c) / 2 = sin^2(t / 2)
-    if ntk:
-        torch.sub(1, half, alpha=2, out=tangent)
-    for one, two in zip(first.layers, second.layers, strict=True):
-        torch.sqrt(half, out=angle).asin_()  # t / 2
-        torch.sub(1, half, out=work).mul_(half).sqrt_()
-        work.addcmul_(angle, half, value=2).sub_(angle)  # (sin t - t cos t) / 2
-        half.sub_(work, alpha=kappa)
-        if ntk:
-            tangent.addcmul_(tangent, angle, value=-2 * kappa)
-        if recursion.sigma_b2:
-            torch.outer(one.weight[rows], two.weight[columns], out=weights)
-            half.mul_(weights)
-            # (1 - w w' - b b') / 2, 0 for inputs of one length
-            torch.outer(one.half_sine[rows], two.half_cosine[columns], out=work)
-            work.addr_(one.half_cosine[rows], two.half_sine[columns], alpha=-1)
-            half.addcmul_(work, work)
-        half.clamp_(0, 1)
-        if ntk:
-            torch.sub(1, half, alpha=2, out=angle)
-            if recursion.sigma_b2:
-                torch.addcmul(angle, tangent, weights, out=tangent)
-            else:
-                tangent.add_(angle)
-    torch.outer(first.scale[rows], second.scale[columns], out=weights)
-    nngp = torch.sub(1, half, alpha=2, out=work).mul_(weights)
-    return nngp, tangent.mul_(weights) if ntk else None
+    buffers: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Both kernels of a tile for max(z, 0) + a min(z, 0), in the precision of the result."""
+    slope, one, two = recursion.dual.slope, first.layers, second.layers
+    assert slope is not None and one is not None and two is not None
+    size = rows.stop - rows.start, columns.stop - columns.start
+    c, h, work = (b[: size[0] * size[1]].view(size) for b in buffers)
+    torch.mm(first.fast[rows], second.fast[columns].T, out=c)
+    torch.abs(c, out=h).neg_().add_(1)
+    _near(first, second, rows, columns, c, h)
+    torch.copysign(h.mul_(0.5).clamp_(min=torch.finfo(h.dtype).tiny), c, out=h)
+    if h.device.type == "cpu":
+        return angular.by_numba(slope, h, work, one, two, rows.start, columns.start)
+    one = angular.Layers(*(v[..., rows] for v in one))
+    two = angular.Layers(*(v[..., columns] for v in two))
+    return angular.by_torch(slope, h, one, two)
 
 
 # -- any other activation ----------------------------------------------------------------------
 def _general_tile(
-    recursion: Recursion, first: Rows, second: Rows, rows: slice, columns: slice, ntk: bool,
-    buffers: Sequence[Tensor],
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    recursion: Recursion, first: Rows, second: Rows, rows: slice, columns: slice, ntk: bool
+) -> tuple[Tensor, Tensor | None]:
     """Both kernels of a tile by `Dual.pair`, in float64."""
     q1, q2 = first.variances[0][rows, None], second.variances[0][None, columns]
-    gap = torch.empty(len(q1), q2.shape[1], dtype=torch.double, device=q1.device)
-    exact, exact2 = (replace(side, fast=side.unit) for side in (first, second))
-    _gaps(exact, exact2, rows, columns, gap)
+    c = first.unit[rows] @ second.unit[columns].T
+    gap = 1 - c.abs()
+    _near(first, second, rows, columns, c, gap)
+    gap = torch.where(c < 0, 2 - gap, gap)
     same = (gap == 0) & (q1 == q2)
     return through_layers(
         recursion, _lists(first, rows, 0), _lists(second, columns, 1), gap, same, ntk
@@ -266,6 +226,21 @@ def through_layers(
         k = torch.minimum(torch.maximum(k, -s), s)  # a table may be beyond by its accuracy
         gap = (s - k).masked_fill(same, 0.0)
     return k, theta if ntk else None
+
+
+def on_sphere(recursion: Recursion, t: Tensor, ntk: bool) -> tuple[Tensor, Tensor | None]:
+    """NNGP and tangent kernel of |x|^2 = |x'|^2 = d, x.x' = t d; t in [-1, 1], of any shape."""
+    q = t.new_full((1,), recursion.sigma_w2 + recursion.sigma_b2)
+    variances = recursion.variances(q)
+    gap = (recursion.sigma_w2 / q) * (1 - t)
+    if recursion.dual.slope is None:
+        k, theta = through_layers(recursion, variances, variances, gap, gap == 0, ntk)
+        return k.reshape(t.shape), None if theta is None else theta.reshape(t.shape)
+    rest = (recursion.sigma_w2 * (1 + t) + 2 * recursion.sigma_b2) / q
+    layers = recursion.layers(variances, torch.double)
+    h = angular.signed(gap / 2, rest / 2).reshape(-1, 1)
+    pair = angular.by_torch(recursion.dual.slope, h, layers, layers)
+    return pair[0].reshape(t.shape), pair[1].reshape(t.shape)
 
 
 def _product(q1: Tensor, q2: Tensor) -> Tensor:

@@ -162,6 +162,7 @@ def _crossings(s1: Tensor, s2: Tensor, theta: Tensor, kinks: list[float]) -> Ten
 
 
 UNKNOWN_KINK = "its slope jumps at points that are not known, or bends where no panel ends"
+SPREAD = "its series over variances this different does not end"
 
 
 def check(activation: Activation, error: float, scale: float, why: str = UNKNOWN_KINK) -> None:
@@ -172,8 +173,11 @@ def check(activation: Activation, error: float, scale: float, why: str = UNKNOWN
 
 def unresolved(activation: Activation, error: float, why: str) -> NotApplicableError:
     """The error to raise, with what to do about it."""
+    kinks = (
+        "a callable with an attribute kinks = (z_1, ...), the points where its slope jumps, or "
+        if why != SPREAD else ""
+    )  # fmt: skip
     return NotApplicableError(
         f"the averages of activation {activation.name!r} are right to {error:.1e} only: {why}; "
-        "give a callable with an attribute kinks = (z_1, ...), the points where its slope jumps, "
-        "or inputs of less different, or smaller, norms"
+        f"give {kinks}inputs of less different, or smaller, norms"
     )

@@ -22,6 +22,7 @@ from thermolearn.predict.kernels import dual as _dual
 from thermolearn.predict.kernels.plane import (
     ACCURACY,
     COARSE,
+    SPREAD,
     check,
     line_averages,
     on_grid,
@@ -164,8 +165,8 @@ def _one_by_one(activation: Activation, q1: Tensor, q2: Tensor, theta: Tensor) -
     coarse = plane_averages(activation, s1[probe], s2[probe], angles[probe], COARSE)
     one, two = (line_averages(activation, q.flatten()[probe]) for q in (q1, q2))
     for which in range(2):
-        error = (fine[which][probe] - coarse[which]).abs().max()
-        check(activation, float(error), float((one[which] * two[which]).sqrt().max()))
+        scale = (one[which] * two[which]).sqrt() + 1e-300
+        check(activation, float(((fine[which][probe] - coarse[which]).abs() / scale).max()), 1.0)
     return [v.reshape(theta.shape) for v in fine]
 
 
@@ -209,8 +210,7 @@ def _terms(
         error = max(_tail(_coefficients(v), axis) / d for v, d in zip(values, scale, strict=True))
         if error <= RESOLVED or (n == sizes[-1] and error <= ACCURACY):
             return n
-    where = ("in the angle", "over variances this different")[axis]
-    raise unresolved(activation, error, f"its series {where} does not end")
+    raise unresolved(activation, error, ("its series in the angle does not end", SPREAD)[axis])
 
 
 def _nodes(n: int) -> Tensor:
@@ -276,8 +276,9 @@ def _check_table(activation: Activation, table: Table) -> None:
     coarse = plane_averages(activation, s1, s2, theta, COARSE)
     one, two = (line_averages(activation, v**2) for v in (s1, s2))
     for which in range(2):
-        scale = float((one[which] * two[which]).sqrt().min()) + 1e-300
+        # pair by pair: that of two long inputs is no measure of an error between two short ones
+        scale = (one[which] * two[which]).sqrt() + 1e-300
         found = table(s1**2, s2**2, theta, which)
-        check(activation, float((direct[which] - coarse[which]).abs().max()), scale)
-        miss = float((direct[which] - found).abs().max())
-        check(activation, miss, scale, "its table misses that much between the nodes")
+        check(activation, float(((direct[which] - coarse[which]).abs() / scale).max()), 1.0)
+        miss = float(((direct[which] - found).abs() / scale).max())
+        check(activation, miss, 1.0, "its table misses that much between the nodes")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thermolearn.predict.pool.curve import pool_curve, raw_error
+    from thermolearn.predict.pool.curve import pool_curve
     from thermolearn.predict.pool.held_out import LeaveOneOut, leave_one_out
     from thermolearn.predict.pool.result import PoolCurve
     from thermolearn.predict.pool.targets import Target, prepare_target
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _HOME = {
     "pool_curve": "curve",
-    "raw_error": "curve",
     "PoolCurve": "result",
     "leave_one_out": "held_out",
     "LeaveOneOut": "held_out",
@@ -42,7 +41,6 @@ __all__ = [
     "measure_networks",
     "pool_curve",
     "prepare_target",
-    "raw_error",
 ]
 
 

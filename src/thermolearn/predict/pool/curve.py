@@ -12,35 +12,33 @@ from scipy.stats import norm
 
 from thermolearn.core.checks import real, whole
 from thermolearn.core.progress import track
-from thermolearn.predict.pool.equivalent import (
-    PoolSpectrum,
-    Resolution,
-    as_pool,
-    decompose,
-    equivalent_ridge,
-    resolution,
-)
+from thermolearn.predict.pool.equivalent import as_pool, decompose, rounding
 from thermolearn.predict.pool.error_rate import error_probabilities, score_covariance
 from thermolearn.predict.pool.held_out import binomial_error, delete_one_error
+from thermolearn.predict.pool.remarks import limits, status_beyond, status_within
 from thermolearn.predict.pool.result import Curve, PoolCurve
-from thermolearn.predict.pool.tail import REACH, Tail, fit_tail
-from thermolearn.predict.pool.targets import Target, prepare_target
+from thermolearn.predict.pool.self_check import (
+    MODEL_ERROR,
+    RATE_MODEL_ERROR,
+    Check,
+    make_check,
+    measured_on_pool,
+)
+from thermolearn.predict.pool.tail import Tail, fit_tail
+from thermolearn.predict.pool.targets import Target, initial_columns, prepare_target
+from thermolearn.predict.pool.theory import Pool, carried, theory_error, variance_share
 
-# Relative errors (one standard deviation) of the theory, measured on six data sets; see the
-# tables of real data in the documentation.
-MODEL_ERROR = 0.04
-RATE_MODEL_ERROR = 0.15
-FEW = 10  # samples below which corrections of order 1/n are not controlled
 ANCHORS = 10  # sizes at which error bars and error rates are computed; between them, interpolated
 GRID = 33  # sizes of the fine curve up to the pool
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
-    spectrum: PoolSpectrum
-    target: Target
-    projected: np.ndarray  # vectors^T values
-    ridge: float
+class _Bars:
+    """Relative jackknife errors of the theory and its error rates at a few sizes."""
+
+    n: np.ndarray
+    relative: np.ndarray
+    rates: np.ndarray | None
 
 
 def pool_curve(
@@ -52,8 +50,13 @@ def pool_curve(
     *,
     confidence: float = 0.9,
     seed: int = 0,
+    check: bool = True,
+    initial: Any = None,
 ) -> PoolCurve:
-    """Predict the test error of f(x) = k(x, X)(K + ridge)^{-1} y for n training samples.
+    """Predict the test error of kernel regression with n training samples.
+
+    f(x) = c + k(x, X)(K + ridge)^{-1} (y - c), c the mean of the target over the whole pool, which
+    n samples would have to estimate: of order 1/n, and said if the kernel cannot make up for it.
 
     The pool of M samples at the ridge s with tr (K + ridge)(K + s)^{-1} = n resolves the same modes
     as n samples at `ridge`. Its leave-one-out error E_M(s) is a test error on new samples; it and
@@ -64,13 +67,19 @@ def pool_curve(
     At n = M this is leave-one-out itself; label noise is part of the error, as it is of any test
     on new samples. One eigendecomposition serves all n. Beyond the pool a power law with a floor is
     extrapolated, between "no further gain" and the steepest law seen, up to 10 M; where the curve
-    does not fall or follows no law it is refused (NaN).
+    does not fall or follows no law, or a peak of interpolation is near, it is refused (NaN).
+
+    The theory supposes that many modes share the noise; in one to three dimensions, where kernel
+    regression interpolates locally, it fails. It is therefore checked against kernel machines on
+    random parts of the pool, at M/2, M/4, ... (`.check`, `.rate_check`). It stands unless one of
+    them contradicts it by more than 2.5 standard deviations; then the curve is the theory times the
+    measured ratio, interpolated in log n from M/2 down and to leave-one-out at M, and says so.
 
     The band holds the curve averaged over training sets, at `confidence`, if the samples of the
     pool are independent and new samples come from the same distribution: jackknife over the pool
-    and the measured error of the theory (4% of the error, 15% of the error rate; one standard
-    deviation). A single training set scatters around the average. What finite networks do is a
-    different question: see `measure_networks`.
+    and the error of the theory (4% of the error, 15% of the error rate, or the deviation found on
+    this pool if that is larger; one standard deviation). A single training set scatters around the
+    average. What finite networks do is a different question: see `measure_networks`.
 
     Parameters
     ----------
@@ -88,7 +97,16 @@ def pool_curve(
         taken as Gaussian between training sets.
     confidence : float in (0, 1)
     seed : int
-        Of the Gaussian draws behind the error rate of three and more classes.
+        Of the Gaussian draws behind the error rate of three and more classes, and of the parts of
+        the pool that the theory is checked on.
+    check : bool
+        False: the theory alone, whose failure nothing would tell.
+    initial : array or tensor (M, draws), optional
+        Values of independent random initial functions f0 of one output at the pool's inputs, in
+        units of the normalized target (variance 1): for a network in its kernel regime, 64 draws of
+        N(0, NNGP). The curve is then that of a single network trained from such an f0 in every
+        output, f = f0 + k (K + ridge)^{-1} (y - f0), error and error rate; without it that of the
+        average over networks.
 
     Raises
     ------
@@ -101,55 +119,27 @@ def pool_curve(
     confidence = real("confidence", confidence, above=0.0, below=1.0)
     whole("seed", seed, 0)
     target = prepare_target(y, task)
-    spectrum = decompose(as_pool(K, len(target.values)), ridge)
-    pool = _Pool(spectrum, target, spectrum.vectors.T @ target.values, ridge)
+    gram = as_pool(K, len(target.values))
+    spectrum = decompose(gram, ridge, rounding(K))
+    columns = np.hstack([target.values, initial_columns(initial, target)])
+    pool = Pool(spectrum, target, columns, spectrum.vectors.T @ columns, ridge)
     m = spectrum.size
     least = max(1.0, min(2.0, float(sizes.min())))
     grid = np.geomspace(least, m, GRID)
     grid[-1] = m
-    error = np.array([_error(pool, size)[0] for size in grid])
-    tail = fit_tail(grid, error)
+    theory = np.array([theory_error(pool, size)[0] for size in grid])
     anchors = np.geomspace(least, m, ANCHORS)
     anchors[-1] = m
-    bars, rates = _at_anchors(pool, anchors, seed)
+    bars = _at_anchors(pool, anchors, seed)
+    checks = _checks(pool, gram, bars, seed) if check else (None, None)
+    error = theory * _factor(checks[0], grid)
+    variance = variance_share(pool)
+    tail = fit_tail(grid, error, *variance)
     z = float(norm.ppf(0.5 + confidence / 2))
-    band = _error_band(grid, error, anchors, bars, tail, z)
-    rate_band = None if rates is None else _rate_band(grid, anchors, rates, m, z)
-    return _collect(pool, sizes, band, rate_band, (anchors, bars), tail, confidence, z)
-
-
-def raw_error(K: Any, targets: Any, n: int | Sequence[int], ridge: float) -> np.ndarray:
-    """Predicted mean squared error of targets as they are: neither centered nor scaled.
-
-    For what kernel regression does to a given function, such as the initial output of a network,
-    whose mean is part of what has to be learned. Theory and `ridge` as in `pool_curve`.
-
-    Parameters
-    ----------
-    K : array or tensor (M, M)
-    targets : array (M, outputs)
-        The squared error is averaged over the columns.
-    n : int or sequence of int
-
-    Returns
-    -------
-    ndarray (sizes,)
-        NaN beyond the pool.
-
-    Raises
-    ------
-    ValueError
-        K is not a Gram matrix of the targets' samples, or n or ridge is out of range.
-    """
-    sizes, ridge = _sizes(n), real("ridge", ridge, least=0.0)
-    values = np.asarray(targets, dtype=np.float64)
-    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"targets must be finite numbers (M, outputs), got {values.shape}")
-    values = values / np.sqrt(values.shape[1])
-    target = Target(values, np.zeros(values.shape[1]), 1.0, "regression")
-    spectrum = decompose(as_pool(K, len(values)), ridge)
-    pool = _Pool(spectrum, target, spectrum.vectors.T @ values, ridge)
-    return np.array([_error(pool, size)[0] if size <= len(values) else np.nan for size in sizes])
+    wide = _wide(checks[0], bars, grid, z)
+    band = _extended(grid, error, error / wide, error * wide, tail)
+    rate_band = None if bars.rates is None else _rate_band(grid, bars, checks[1], variance, z)
+    return _collect(pool, sizes, band, rate_band, bars, checks, tail, confidence, z)
 
 
 def _sizes(n: int | Sequence[int]) -> np.ndarray:
@@ -159,39 +149,71 @@ def _sizes(n: int | Sequence[int]) -> np.ndarray:
     return np.array([whole("n", size, 1) for size in listed], dtype=np.float64)
 
 
-def _error(pool: _Pool, n: float) -> tuple[float, Resolution, float]:
-    """(E_n, resolution, E_n / E_M(s)) for n <= M."""
-    spectrum = pool.spectrum
-    at = resolution(spectrum.eigenvalues, equivalent_ridge(spectrum.eigenvalues, n, pool.ridge))
-    inverse = 1.0 / (spectrum.eigenvalues + at.ridge)
-    dual = (spectrum.vectors * inverse) @ pool.projected
-    squares = ((dual / (spectrum.squares @ inverse)[:, None]) ** 2).sum(1)
-    factor = _variance_factor(at, n, spectrum.size)
-    return float(squares.mean()) * factor, at, factor
-
-
-def _variance_factor(at: Resolution, n: float, m: int) -> float:
-    """(1 - df2/M) / (1 - df2/n); df2 < n by the Cauchy-Schwarz inequality."""
-    return (1.0 - at.df2 / m) / max(1.0 - at.df2 / n, 1e-6)
-
-
-def _at_anchors(
-    pool: _Pool, anchors: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _at_anchors(pool: Pool, anchors: np.ndarray, seed: int) -> _Bars:
     """Relative jackknife errors and, in classification, error rates at a few sizes."""
     bars, rates = [], []
     spectrum, target = pool.spectrum, pool.target
     for n in track(anchors, "error bars", len(anchors)):
-        error, at, factor = _error(pool, n)
+        error, at, factor = theory_error(pool, n)
         inverse = (spectrum.vectors / (spectrum.eigenvalues + at.ridge)) @ spectrum.vectors.T
-        dual = inverse @ target.values
+        dual = inverse @ pool.columns
         stderr = delete_one_error(inverse, dual) * factor
         bars.append(stderr / error if error > 0 else 0.0)
         if target.labels is not None:
             residuals = dual / inverse.diagonal()[:, None]
-            covariance = score_covariance(inverse, residuals, error)
-            rates.append(error_probabilities(target, residuals, covariance, seed).mean())
-    return np.array(bars), np.array(rates) if rates else None
+            rates.append(_rate(target, inverse, residuals, factor, seed))
+    return _Bars(anchors, np.array(bars), np.array(rates) if rates else None)
+
+
+def _rate(
+    target: Target, inverse: np.ndarray, residuals: np.ndarray, factor: float, seed: int
+) -> float:
+    """Error rate; residuals (M, columns) of the values and of the initial functions."""
+    outputs = target.values.shape[1]
+    own, functions = residuals[:, :outputs], residuals[:, outputs:]
+    error = float((own**2).sum(1).mean()) * factor
+    covariance = score_covariance(inverse, own, error)
+    initial = (functions**2).sum(1) / outputs * factor
+    covariance = covariance + initial[:, None, None] * np.eye(outputs)
+    return float(error_probabilities(target, own, covariance, seed).mean())
+
+
+def _checks(pool: Pool, gram: np.ndarray, bars: _Bars, seed: int) -> tuple[Check, Check | None]:
+    """The theory's error and error rate beside those of kernel machines on parts of the pool."""
+    found = measured_on_pool(gram, pool.target, pool.columns, pool.ridge, seed)
+    error = _error_check(pool, found, bars)
+    if bars.rates is None:
+        return error, None
+    rates = _between(bars.n, bars.rates, error.n)
+    measured = found["rate"], found["rate_noise"], found["rate_stderr"]
+    m = error.pool
+    share = np.array([binomial_error(float(v), m) / max(float(v), 0.5 / m) for v in rates])
+    return error, make_check(error.n, rates, *measured, m, RATE_MODEL_ERROR, share)
+
+
+def _error_check(pool: Pool, found: dict[str, np.ndarray], bars: _Bars | None = None) -> Check:
+    n = found["n"]
+    theory = np.array([theory_error(pool, size)[0] for size in n])
+    measured = found["error"], found["noise"], found["stderr"]
+    sampling = 0.0 if bars is None else _between(bars.n, bars.relative, n)
+    return make_check(n, theory, *measured, pool.spectrum.size, MODEL_ERROR, sampling)
+
+
+def _factor(check: Check | None, n: np.ndarray) -> np.ndarray:
+    return np.ones(len(n)) if check is None else check.factor(n)
+
+
+def _relative(check: Check | None, bars: _Bars, n: np.ndarray) -> np.ndarray:
+    """Relative sampling error of the curve: of the theory, or of what it was corrected by."""
+    if check is not None and check.corrected:
+        return check.sampling_error(n, float(bars.relative[-1]))
+    return _between(bars.n, bars.relative, n)
+
+
+def _wide(check: Check | None, bars: _Bars, n: np.ndarray, z: float) -> np.ndarray:
+    """The upper end of the band over the curve, and the curve over the lower end."""
+    model = MODEL_ERROR if check is None else check.model_error(n)
+    return np.exp(z * np.hypot(_relative(check, bars, n), model))
 
 
 def _between(anchors: np.ndarray, values: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -200,33 +222,26 @@ def _between(anchors: np.ndarray, values: np.ndarray, n: np.ndarray) -> np.ndarr
     return PchipInterpolator(np.log(anchors), values)(at)
 
 
-def _error_band(
-    grid: np.ndarray, error: np.ndarray, anchors: np.ndarray, bars: np.ndarray, tail: Tail, z: float
+def _rate_band(
+    grid: np.ndarray, bars: _Bars, check: Check | None, variance: tuple[float, float], z: float
 ) -> Curve:
-    """The curve on the fine grid and beyond the pool, with its band."""
-    wide = np.exp(z * np.hypot(_between(anchors, bars, grid), MODEL_ERROR))
-    return _extended(grid, error, error / wide, error * wide, tail)
-
-
-def _rate_band(grid: np.ndarray, anchors: np.ndarray, rates: np.ndarray, m: int, z: float) -> Curve:
     """Error rates on the fine grid and beyond the pool, with sampling and model error."""
-    value = _between(anchors, rates, grid)
-    low, high = _share_band(value, m, z)
-    return _extended(grid, value, low, high, fit_tail(grid, value))
-
-
-def _share_band(value: np.ndarray, m: int, z: float) -> tuple[np.ndarray, np.ndarray]:
+    assert bars.rates is not None
+    m = int(grid[-1])
+    value = np.minimum(_between(bars.n, bars.rates, grid) * _factor(check, grid), 1.0)
+    model = RATE_MODEL_ERROR if check is None else check.model_error(grid)
     sampling = np.array([binomial_error(float(v), m) for v in value])
-    half = z * np.hypot(sampling, RATE_MODEL_ERROR * value)
-    return np.maximum(value - half, 0.0), np.minimum(value + half, 1.0)
+    half = z * np.hypot(sampling, model * value)
+    low, high = np.maximum(value - half, 0.0), np.minimum(value + half, 1.0)
+    return _extended(grid, value, low, high, fit_tail(grid, value, *variance))
 
 
 def _extended(
     grid: np.ndarray, value: np.ndarray, low: np.ndarray, high: np.ndarray, tail: Tail
 ) -> Curve:
-    if tail.refusal:
+    if tail.refusal or tail.reach <= tail.pool:
         return Curve(grid, value, low, high)
-    beyond = np.geomspace(tail.pool, REACH * tail.pool, 13)[1:]
+    beyond = np.geomspace(tail.pool, tail.reach, 13)[1:]
     down, up = low[-1] / value[-1], high[-1] / value[-1]
     return Curve(
         np.r_[grid, beyond],
@@ -248,11 +263,12 @@ def _read(curve: Curve, n: float) -> tuple[float, float, float]:
 
 
 def _collect(
-    pool: _Pool,
+    pool: Pool,
     sizes: np.ndarray,
     band: Curve,
     rate_band: Curve | None,
-    bars: tuple[np.ndarray, np.ndarray],
+    bars: _Bars,
+    checks: tuple[Check | None, Check | None],
     tail: Tail,
     confidence: float,
     z: float,
@@ -262,14 +278,18 @@ def _collect(
     value, lower, upper, stderr, kappa, df1, gamma = (nan.copy() for _ in range(7))
     status = []
     for k, n in enumerate(sizes):
-        status.append(_status(n, m, tail))
         if n > m:
+            status.append(status_beyond(n, m, tail, checks[0]))
             value[k], lower[k], upper[k] = _read(band, n)
             continue
-        value[k], at, _ = _error(pool, n)
-        relative = float(_between(*bars, np.array([n]))[0])
-        wide = np.exp(z * np.hypot(relative, MODEL_ERROR))
-        lower[k], upper[k], stderr[k] = value[k] / wide, value[k] * wide, value[k] * relative
+        theory, at, _ = theory_error(pool, n)
+        here = np.array([n])
+        value[k] = theory * _factor(checks[0], here)[0]
+        relative = float(_relative(checks[0], bars, here)[0])
+        stderr[k] = value[k] * relative
+        status.append(status_within(n, checks[0], relative))
+        wide = _wide(checks[0], bars, here, z)[0]
+        lower[k], upper[k] = value[k] / wide, value[k] * wide
         kappa[k], df1[k], gamma[k] = at.kappa, at.df1, at.df2 / n
     rates = None if rate_band is None else np.array([_read(rate_band, n) for n in sizes]).T
     return PoolCurve(
@@ -292,40 +312,8 @@ def _collect(
         task=pool.target.task,
         error_curve=band,
         rate_curve=rate_band,
-        flags=_flags(pool, sizes, tail, float(bars[1][-1]), rates),
+        flags=(*limits(m, sizes, tail, float(bars.relative[-1]), rates, checks), *carried(pool)),
         notes=(*pool.target.notes, *pool.spectrum.notes),
+        check=checks[0],
+        rate_check=checks[1],
     )
-
-
-def _status(n: float, m: int, tail: Tail) -> str:
-    if n > m:
-        refusal = tail.why_not(n)
-        if refusal:
-            return f"refused: {refusal}"
-        return f"extrapolated: {n / m:.3g} times the pool of {m}"
-    if n < FEW:
-        return f"few samples: below {FEW} the theory has errors of order 1/n"
-    return "ok"
-
-
-def _flags(
-    pool: _Pool, sizes: np.ndarray, tail: Tail, relative: float, rates: np.ndarray | None
-) -> tuple[str, ...]:
-    m = pool.spectrum.size
-    flags = [
-        "predicts kernel regression; a finite network far from the kernel regime can be better or "
-        "worse"
-    ]
-    if (sizes > m).any():
-        beyond = tail.refusal or (
-            f"error = {tail.floor:.3g} + {tail.amplitude:.3g} (n/{m})^-{tail.exponent:.3g}, fitted "
-            f"from {m / 8:.0f} to {m} samples, misfit {tail.misfit:.1%}"
-        )
-        flags.append(f"beyond the pool: {beyond}")
-    if rates is not None and not tail.refusal and np.isnan(rates[0][sizes <= REACH * m]).any():
-        flags.append("beyond the pool: the error rate follows no law that could be extended (NaN)")
-    if relative > 0.25:
-        flags.append(
-            f"the pool is small for this target: its leave-one-out error is known to {relative:.0%}"
-        )
-    return tuple(flags)

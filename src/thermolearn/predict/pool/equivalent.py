@@ -109,8 +109,17 @@ def as_pool(K: Any, samples: int) -> np.ndarray:
     return gram
 
 
-def decompose(gram: np.ndarray, ridge: float) -> PoolSpectrum:
+def rounding(K: Any) -> float:
+    """What rounding may leave below zero, of the largest eigenvalue: more in single precision."""
+    dtype = str(getattr(K, "dtype", "float64")).rpartition(".")[2]
+    eps = {"float32": 1.2e-7, "float16": 9.8e-4, "bfloat16": 7.8e-3}.get(dtype, 0.0)
+    return max(NEGATIVE, 10.0 * eps)
+
+
+def decompose(gram: np.ndarray, ridge: float, rounding: float = NEGATIVE) -> PoolSpectrum:
     """Eigenvalues and vectors; a jitter of 1e-8 of the mean diagonal if K + ridge is singular.
+
+    Eigenvalues down to -`rounding` times the largest count as zero.
 
     Raises
     ------
@@ -118,7 +127,7 @@ def decompose(gram: np.ndarray, ridge: float) -> PoolSpectrum:
         K has a negative eigenvalue beyond rounding.
     """
     values, vectors = eigh(gram, driver="evd", check_finite=False)
-    if values[0] < -NEGATIVE * values[-1]:
+    if values[0] < -rounding * values[-1]:
         raise ValueError(
             f"K has the eigenvalue {values[0]:.3g} beside the largest {values[-1]:.3g}: it is not "
             "a Gram matrix (not positive semi-definite)"

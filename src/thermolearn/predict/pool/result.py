@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thermolearn.core.checks import real
+from thermolearn.predict.pool.self_check import FEW, Check
 
 if TYPE_CHECKING:
     from thermolearn.core.drawing import Drawing
@@ -46,7 +47,8 @@ class SamplesNeeded:
     interval : (float, float)
         Where the lower and the upper end of the band reach it; inf if that end does not.
     status : str
-        "ok", "extrapolated: ..." (more samples than the pool has) or "refused: ...".
+        "ok", "few samples: ...", "extrapolated: ..." (more samples than the pool has) or
+        "refused: ..."; and whether the curve was corrected, or rises again.
     """
 
     n: float
@@ -69,14 +71,17 @@ class PoolCurve:
         Mean squared error on new samples as a fraction of the target's variance, and the band at
         `confidence`. NaN where refused. Times `variance`: in the squared units of the target.
     stderr : ndarray (sizes,)
-        Sampling error of the pool alone (jackknife); NaN beyond the pool.
+        Sampling error of the pool alone (jackknife; of a corrected curve that of the measurement);
+        NaN beyond the pool.
     error_rate, error_rate_lower, error_rate_upper : ndarray (sizes,) or None
         Share of new samples put into a wrong class; None in regression.
     kappa, df1, gamma : ndarray (sizes,)
         Resolution of n samples: modes with eigenvalue above kappa are learned; effective number of
         modes; share df2/n of the variance. NaN beyond the pool.
     status : tuple of str
-        Per size: "ok", "few samples: ...", "extrapolated: ..." or "refused: ...".
+        Per size: "ok", "few samples: ...", "corrected: ..." (the theory is contradicted by this
+        pool), "uncertain: ..." (sampling error above 35%: a few samples carry the error, and the
+        band can be too narrow), "extrapolated: ..." or "refused: ...".
     pool : int
         M, the samples the prediction comes from.
     ridge, variance, confidence : float
@@ -86,6 +91,9 @@ class PoolCurve:
     rate_curve : Curve or None
     flags, notes : tuple of str
         What limits the prediction; what was done to the data.
+    check, rate_check : Check or None
+        The theory alone beside kernel machines on random parts of the pool: its own accuracy on
+        these data. None if not asked for; `rate_check` also in regression.
     """
 
     n: np.ndarray
@@ -109,6 +117,8 @@ class PoolCurve:
     rate_curve: Curve | None = None
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    check: Check | None = None
+    rate_check: Check | None = None
 
     def samples_needed(self, target: float, quantity: str = "error") -> SamplesNeeded:
         """Number of samples at which the error (a fraction of the variance) or rate is `target`.
@@ -138,6 +148,14 @@ class PoolCurve:
             status = f"extrapolated: more than the pool of {self.pool}"
         elif reach <= curve.n[0]:
             status = f"ok: reached at the fewest samples considered, {curve.n[0]:g}"
+        elif reach < FEW:
+            status = f"few samples: below {FEW} the theory has errors of order 1/n"
+        check = self.check if quantity == "error" else self.rate_check
+        if check is not None and check.corrected:
+            status += "; on a curve corrected by measurement"
+        above = curve.n[(curve.n > reach) & (curve.value > target)]
+        if len(above):
+            status += f"; the curve rises above the target again, up to n = {above[-1]:.0f}"
         return SamplesNeeded(reach, interval, status)
 
     def _curve(self, quantity: str) -> Curve:
@@ -161,9 +179,20 @@ class PoolCurve:
         measured : sequence of Measured
             Of `measure_kernel_machine` and `measure_networks`.
         quantity : "error" or "error_rate"
+
+        Raises
+        ------
+        TypeError
+            Something else than measurements.
         """
         from thermolearn.predict.pool.figure import draw
+        from thermolearn.predict.pool.validation import Measured
 
+        if isinstance(measured, str) or not all(isinstance(p, Measured) for p in measured):
+            raise TypeError(
+                "measured must be a sequence of Measured, of measure_kernel_machine "
+                "or measure_networks"
+            )
         return draw(self, self._curve(quantity), measured, quantity, title)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,7 +201,17 @@ class PoolCurve:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> PoolCurve:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        ValueError
+            Not the dictionary of a curve.
+        """
+        missing = {f.name for f in fields(cls)} - {"check", "rate_check"} - row.keys()
+        if missing:
+            inside = "; give the part under 'curve'" if "curve" in row else ""
+            raise ValueError(f"not a predicted curve: {sorted(missing)[0]} is missing{inside}")
         texts = ("status", "flags", "notes")
         values: dict[str, Any] = {
             k: _array(v) if isinstance(v, list) else v for k, v in row.items() if k not in texts
@@ -181,6 +220,12 @@ class PoolCurve:
         for name in ("error_curve", "rate_curve"):
             if row[name] is not None:
                 values[name] = Curve(**{k: _array(v) for k, v in row[name].items()})
+        for name in ("check", "rate_check"):
+            if row.get(name) is not None:
+                stored: dict[str, Any] = {
+                    k: _array(v) if isinstance(v, list) else v for k, v in row[name].items()
+                }
+                values[name] = Check(**stored)
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -207,7 +252,7 @@ def _reaches(n: np.ndarray, values: np.ndarray, target: float) -> float:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Curve):
+    if isinstance(value, Curve | Check):
         return _plain(asdict(value))
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}

@@ -10,6 +10,8 @@ from scipy.optimize import minimize_scalar
 REACH = 10.0  # no prediction beyond this many pools
 FITTED = 8.0  # the fit covers n from M / 8 to M
 MISFIT = 0.1  # root mean square deviation of the logarithm above which no law is seen
+PEAK = 0.6  # share of the variance, extrapolated, that announces a peak of interpolation
+FAST = 0.5  # exponent of its growth above which it does; a kernel of finite rank d has n/d
 GAIN = 0.02  # least exponent that counts as falling
 
 
@@ -28,6 +30,10 @@ class Tail:
         `at_pool`: no gain from more data at all.
     misfit : float
         Root mean square of log(fit / curve) over the fitted range.
+    gamma, growth : float
+        Share of the variance df2/n at M, and its exponent in n there. Where it grows fast it will
+        reach 1, and the error a peak of interpolation: the upper end then rises by
+        (1 - gamma(M)) / (1 - gamma(n)).
     refusal : str
         Why nothing is extrapolated; empty if it is.
     """
@@ -40,6 +46,17 @@ class Tail:
     steepest: float
     misfit: float
     refusal: str = ""
+    gamma: float = 0.0
+    growth: float = 0.0
+
+    @property
+    def reach(self) -> float:
+        """Most samples that are answered for."""
+        limit = REACH * self.pool
+        if self.growth > FAST and self.gamma > 0:
+            peak = max(1.0, (PEAK / self.gamma) ** (1.0 / self.growth))
+            limit = min(limit, self.pool * peak)
+        return limit
 
     def value(self, n: np.ndarray) -> np.ndarray:
         """The central line."""
@@ -50,8 +67,9 @@ class Tail:
         return np.minimum(self.at_pool * (n / self.pool) ** -self.steepest, self.value(n))
 
     def upper(self, n: np.ndarray) -> np.ndarray:
-        """No further gain."""
-        return np.full(np.shape(n), self.at_pool)
+        """No further gain, or the rise towards a peak of interpolation."""
+        gamma = self.gamma * (n / self.pool) ** self.growth if self.growth > FAST else self.gamma
+        return np.full(np.shape(n), self.at_pool) * (1.0 - self.gamma) / (1.0 - gamma)
 
     def why_not(self, n: float) -> str:
         """The reason for refusing n, or an empty string."""
@@ -59,10 +77,16 @@ class Tail:
             return self.refusal
         if n > REACH * self.pool:
             return f"more than {REACH:g} times the pool of {self.pool:g}"
+        if n > self.reach * (1 + 1e-9):
+            peak = self.pool * self.gamma ** (-1.0 / self.growth)
+            return (
+                f"the variance grows like that of a kernel of finite rank, towards a peak of the "
+                f"error near n = {peak:.0f}; a larger ridge would remove it"
+            )
         return ""
 
 
-def fit_tail(n: np.ndarray, error: np.ndarray) -> Tail:
+def fit_tail(n: np.ndarray, error: np.ndarray, gamma: float = 0.0, growth: float = 0.0) -> Tail:
     """Fit the last factor of 8 of a curve that ends at the pool's size.
 
     The floor minimizes the squared deviation of log(error - floor) from a line in log n, on a
@@ -72,6 +96,8 @@ def fit_tail(n: np.ndarray, error: np.ndarray) -> Tail:
     ----------
     n, error : ndarray
         Ascending, the last n being the pool's size.
+    gamma, growth : float
+        As in `Tail`.
     """
     pool, last = float(n[-1]), float(error[-1])
     fitted = n >= pool / FITTED * (1 - 1e-9)
@@ -105,5 +131,5 @@ def fit_tail(n: np.ndarray, error: np.ndarray) -> Tail:
         refusal = f"no power law with a floor describes the curve (misfit {misfit:.0%})"
     return Tail(
         pool, last, floor * scale, float(np.exp(height)) * scale, exponent, steepest, misfit,
-        refusal,
+        refusal, gamma, growth,
     )  # fmt: skip

@@ -132,3 +132,17 @@ def _normalized(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     centered = columns - center
     variance = float((centered**2).sum(1).mean())
     return centered / np.sqrt(variance), center, variance
+
+
+def initial_columns(initial: Any, target: Target) -> np.ndarray:
+    """Initial functions as columns whose squared errors sum up to that of all outputs."""
+    m, outputs = target.values.shape
+    if initial is None:
+        return np.empty((m, 0))
+    given = initial.detach().cpu() if hasattr(initial, "detach") else initial
+    functions = np.asarray(given, dtype=np.float64)
+    if functions.ndim != 2 or len(functions) != m or not functions.size:
+        raise ValueError(f"initial must have the shape ({m}, draws), got {functions.shape}")
+    if not np.isfinite(functions).all():
+        raise ValueError("initial holds values that are not finite")
+    return functions * np.sqrt(outputs / functions.shape[1])

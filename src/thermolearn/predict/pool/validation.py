@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg import LinAlgError, solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from thermolearn.core.checks import real, whole
 from thermolearn.core.errors import ConvergenceError
@@ -93,18 +93,9 @@ def measure_kernel_machine(
     ridge = real("ridge", ridge, least=0.0)
     target = prepare_target(y, task)
     gram = as_pool(K, len(target.values))
-    jitter = JITTER * float(gram.diagonal().mean())
 
     def fit(train: np.ndarray, test: np.ndarray, draw: int) -> tuple[np.ndarray, str]:
-        block = gram[np.ix_(train, train)]
-        for shift in (ridge, ridge + jitter):
-            try:
-                system = block + shift * np.eye(len(train))
-                dual = solve(system, target.values[train], assume_a="pos", check_finite=False)
-                return gram[np.ix_(test, train)] @ dual, ""
-            except LinAlgError:
-                continue
-        raise ConvergenceError("K + ridge cannot be factorized; give a larger ridge")
+        return kernel_predictions(gram, target.values, ridge, train, test), ""
 
     return _measure("kernel machine", fit, target, _sizes(n), draws, seed)
 
@@ -214,15 +205,36 @@ def _one_size(
         if target.labels is not None:
             wrong[k, test] = target.decide(predictions) != target.labels[test]
         troubles += [trouble] * bool(trouble)
-    error, spread = _average(squares, n / m)
-    rate = nothing if target.labels is None else _average(wrong, n / m)[0]
+    error, spread = average(squares, n / m)
+    rate = nothing if target.labels is None else average(wrong, n / m)[0]
     status = "ok"
     if troubles:
         status = f"{len(troubles)} of {draws} trainings ended as: {troubles[0]}"
     return error, rate, spread, status
 
 
-def _average(values: np.ndarray, share: float) -> tuple[Estimate, float]:
+def kernel_predictions(
+    gram: np.ndarray, values: np.ndarray, ridge: float, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Kernel regression on the samples `train` of a pool, evaluated on `test`.
+
+    The ridge is 1e-8 of the mean diagonal at least, so that repeated inputs do no harm.
+
+    Raises
+    ------
+    ConvergenceError
+        K + ridge cannot be factorized.
+    """
+    shift = max(ridge, JITTER * float(gram.diagonal().mean()))
+    system = gram[np.ix_(train, train)] + shift * np.eye(len(train))
+    try:
+        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        raise ConvergenceError("K + ridge cannot be factorized; give a larger ridge") from None
+    return gram[np.ix_(test, train)] @ cho_solve(factor, values[train], check_finite=False)
+
+
+def average(values: np.ndarray, share: float) -> tuple[Estimate, float]:
     """Mean over draws of the mean over tested samples (draws, M), with its error bar."""
     draws, m = values.shape
     each = np.nanmean(values, axis=1)
@@ -235,8 +247,10 @@ def _average(values: np.ndarray, share: float) -> tuple[Estimate, float]:
 
 
 def _stacked(estimates: Sequence[Estimate]) -> Estimate:
+    values = np.array([e.value for e in estimates])
     return Estimate(
-        np.array([e.value for e in estimates]),
+        values,
         np.array([e.stderr for e in estimates]),
+        status="ok" if np.isfinite(values).all() else "refused: too few samples left to test on",
         note="mean over training sets from one pool, tested on the rest of it",
     )

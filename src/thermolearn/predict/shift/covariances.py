@@ -47,8 +47,9 @@ def shift_order(
 
     With the overlaps r_i = v_i' Sigma* v_i along the eigenvectors v_i of the training covariance,
     shift 1 is easier if r1_i / r2_i does not fall with the eigenvalue: it has more of its
-    variance where training has. At equal traces the bias and the error of a random-feature model
-    with an isotropic signal are then not larger.
+    variance where training has. If all three traces are equal, the bias and the error of a
+    random-feature model with an isotropic signal are then not larger. At another trace than that
+    of training the slope of the activation changes, and the order may turn round.
 
     Parameters
     ----------
@@ -61,8 +62,10 @@ def shift_order(
     -------
     str
         ``"easier"`` (1 is easier than 2), ``"harder"``, ``"equal"``, or ``"incomparable"``: the
-        ratio goes up and down, or the traces differ. The order is partial. Among equal
-        eigenvalues of the training covariance overlaps are averaged: only their sum counts.
+        ratio goes up and down, or the traces of the three covariances are not the same (scale
+        both test covariances to the trace of training, or ask `RFShiftTheory` for the errors). The
+        order is partial. Among equal eigenvalues of the training covariance overlaps are averaged:
+        only their sum counts.
 
     Raises
     ------
@@ -81,7 +84,8 @@ def shift_order(
         np.clip(np.einsum("ji,jk,ki->i", basis, c, basis, optimize=True), 0.0, None)
         for c in (first, second)
     )
-    if abs(one.sum() - two.sum()) > tolerance * max(one.sum(), two.sum()):
+    traces = np.array([ell.sum(), one.sum(), two.sum()])
+    if np.ptp(traces) > tolerance * traces.max():
         return "incomparable"
     edges = np.flatnonzero(np.diff(ell) > tolerance * ell[-1]) + 1
     one, two = (np.array([part.mean() for part in np.split(r, edges)]) for r in (one, two))

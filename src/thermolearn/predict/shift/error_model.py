@@ -141,18 +141,20 @@ def draws_of_mean(
     model: ErrorModel,
     expected: np.ndarray,
     weightings: np.ndarray,
-    spread: float,
+    spread: tuple[float, float],
     design: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Draws of the mean error once the labels are known.
 
-    The expectation is lognormal of standard deviation `spread`. Given it, single errors are wrong
+    The expectation is lognormal, of the standard deviations `spread` below and above its median.
+    Given it, single errors are wrong
     classes with their probability, or E r^2 times relative squared errors r^2 / E r^2 drawn from
     the labelled points, in proportion to their weight. Of these as many are drawn as there are
     independent ones: M / `design`.
     """
-    factor = np.exp(spread * rng.normal(size=DRAWS))
+    normal = rng.normal(size=DRAWS)
+    factor = np.exp(np.where(normal < 0, *spread) * normal)
     M = len(expected)
     if model.classes:
         chance = np.minimum(factor[:, None] * expected, 1.0)

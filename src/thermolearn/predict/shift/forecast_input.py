@@ -12,6 +12,7 @@ from thermolearn.predict.shift.residuals import FeatureKernel, Kernel
 
 LEAST_POOL = 20
 LEAST_NEW = 10
+MOST_SCALE = 1e60  # fourth powers stay within double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,8 @@ class Inputs:
     targets: np.ndarray
     kernel: Kernel
     notes: tuple[str, ...]
+    fresh: np.ndarray
+    """(new inputs as given,) of bool: not labelled points; only these are in X_new."""
 
 
 def checked_inputs(
@@ -62,13 +65,33 @@ def checked_inputs(
             f"{len(rows) - distinct} labelled inputs are copies of others: leaving one out leaves "
             "its copy in, which makes the forecast too low; remove them"
         )
-    both = len(np.unique(np.concatenate([rows, rows_new]), axis=0))
-    copies = distinct + len(np.unique(rows_new, axis=0)) - both
+    fresh = unseen(rows, rows_new)
+    copies = int((~fresh).sum())
+    if fresh.sum() < LEAST_NEW:
+        raise ValueError(
+            f"X_new: {copies} of {len(fresh)} inputs are labelled points of X, whose labels are "
+            f"known; at least {LEAST_NEW} others are needed"
+        )
     if copies:
-        notes.append(f"{copies} new inputs are labelled points; the forecast is for points unseen")
+        notes.append(
+            f"{copies} new inputs are labelled points and left out: the forecast is for the others"
+        )
     chosen = FeatureKernel(features) if features is not None else kernel
     assert chosen is not None
-    return Inputs(known, new, rows, rows_new, targets, chosen, tuple(notes))
+    return Inputs(known, new[fresh], rows, rows_new[fresh], targets, chosen, tuple(notes), fresh)
+
+
+def unseen(rows: np.ndarray, rows_new: np.ndarray) -> np.ndarray:
+    """Which new inputs are farther from all labelled ones than rounding.
+
+    A thousandth of the median distance between labelled neighbors counts as none: the machine has
+    learned these labels by heart, noise included, and left-out points do not show that.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=2).fit(rows)
+    typical = float(np.median(search.kneighbors(rows)[0][:, 1]))
+    return search.kneighbors(rows_new, n_neighbors=1)[0][:, 0] > 1e-3 * typical
 
 
 def _array(name: str, given: Any) -> np.ndarray:
@@ -101,6 +124,11 @@ def _targets(y: Any, n: int, task: str) -> np.ndarray:
         raise ValueError("y has missing or infinite values; drop these rows first")
     if not (target != target[0]).any():
         raise ValueError("y is constant: there is no error to forecast")
+    if not 1 / MOST_SCALE < float(np.abs(target).max()) < MOST_SCALE:
+        raise ValueError(
+            f"y reaches {float(np.abs(target).max()):.3g}: its powers leave double precision; "
+            "scale it to a standard deviation near one"
+        )
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import ArrayLike
 from thermolearn.core.checks import real
 from thermolearn.core.errors import ConvergenceError
 from thermolearn.core.fixed_point import bracketed_root
+
+# Share of the rows given that may be drawn as a sample. On digits the error without a shift was up
+# to 10 percent low at a twentieth, 20 at a tenth, 53 at a half, 90 at all of them.
+MOST_OF_ROWS = 0.05
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,13 @@ class QuenchedErrors:
     test, bias, variance : float
         On the test population: that of the mean predictor, and the spread about it.
     in_distribution : float
-        On the training population.
+        On the training population; NaN where too few rows stand for it.
     kappa : float
         Implicit ridge.
     residual : float
         Relative residual of the equation for kappa.
+    status : str
+        ``"ok"``, or why there is no `in_distribution`.
     """
 
     test: float
@@ -34,6 +41,7 @@ class QuenchedErrors:
     in_distribution: float
     kappa: float
     residual: float
+    status: str = "ok"
 
 
 class QuenchedRidgeTheory:
@@ -48,7 +56,12 @@ class QuenchedRidgeTheory:
     Nothing is assumed of the inputs but that features act as Gaussian ones of the same moments.
     On real features this is low by 3 to 15 percent, see the documentation.
 
-    Build it with `from_features`.
+    Build it with `from_features`. Its moments make the rows given the population, from which
+    samples are drawn with replacement. Rows that are only a sample of the population say less: the
+    error without a shift is too low by roughly what n draws learn of these rows by heart. It is
+    given up to n = rows / 20, where it was up to 10 percent low on digits. The error on test rows
+    that are *other* rows does not suffer: within 18 percent of that of fresh samples up to
+    n = rows.
 
     References
     ----------
@@ -56,15 +69,26 @@ class QuenchedRidgeTheory:
     """
 
     def __init__(
-        self, eigenvalues: np.ndarray, psi: np.ndarray, rho: float, test: tuple[np.ndarray, ...]
+        self,
+        eigenvalues: np.ndarray,
+        psi: np.ndarray,
+        rho: float,
+        test: tuple[np.ndarray, ...],
+        rows: float = math.inf,
     ):
+        self._rows = rows
         self._eigenvalues, self._psi, self._rho = eigenvalues, psi, rho
         self._test_omega, self._test_psi = test[:2]
         self._test_rho = float(test[2])
 
     @classmethod
     def from_features(
-        cls, F_train_pop: ArrayLike, y: ArrayLike, F_test_pop: ArrayLike, y_test: ArrayLike
+        cls,
+        F_train_pop: ArrayLike,
+        y: ArrayLike,
+        F_test_pop: ArrayLike,
+        y_test: ArrayLike,
+        whole: bool = False,
     ) -> QuenchedRidgeTheory:
         """Moments measured on samples that stand for the two populations.
 
@@ -75,6 +99,10 @@ class QuenchedRidgeTheory:
         y : array (N,) or (N, outputs)
         F_test_pop : array (M, p)
         y_test : array (M,) or (M, outputs)
+            Of rows that are not among those of training, unless these are the population.
+        whole : bool
+            Whether the rows of training *are* the population (or have its exact moments), so that
+            any n may be drawn from them.
 
         Raises
         ------
@@ -101,6 +129,7 @@ class QuenchedRidgeTheory:
                 turned_test.T @ test_target / len(test),
                 np.asarray((test_target**2).sum(1).mean()),
             ),
+            math.inf if whole else len(train),
         )
 
     def predict(self, n: int, ridge: float) -> QuenchedErrors:
@@ -140,7 +169,16 @@ class QuenchedRidgeTheory:
         scale = mean / freedom
         variance = scale * float((np.diag(self._test_omega) * ell * h**2).sum())
         home = mean + scale * float(((ell * h) ** 2).sum())
-        return QuenchedErrors(bias + variance, bias, variance, home, kappa, residual)
+        status = "ok"
+        if samples > MOST_OF_ROWS * self._rows:
+            home = math.nan
+            status = (
+                f"n = {samples:g} is not well below the {self._rows:g} rows that stand for the "
+                "training population (at most a twentieth): the error without a shift would be "
+                "that of drawing these rows again, too low for fresh ones, and so would be `test` "
+                "if its rows are among them; give more rows, or whole=True if they are all"
+            )
+        return QuenchedErrors(bias + variance, bias, variance, home, kappa, residual, status)
 
 
 def _checked(

@@ -10,6 +10,8 @@ from thermolearn.predict.shift.residuals import Geometry
 
 # A new input lies outside if it is farther out than this share of the labelled points themselves.
 QUANTILE = 0.99
+# ... and beyond, with less to learn from, if farther out than this share
+BEYOND = 0.9
 MOST_OUTSIDE = 0.3  # share of the new inputs that may
 MOST_ERROR_OUTSIDE = 0.5  # share of the predicted error that they may carry
 LEAST_EFFECTIVE = 15.0  # labelled points, after weighting
@@ -27,9 +29,14 @@ class Support:
         Whether a forecast is given.
     outside : ndarray (new inputs,) of bool
         New inputs that are farther from the labelled points than 99 percent of these are from the
-        others, in distance or in the posterior variance of the kernel.
+        others, in distance or in the posterior variance of the kernel; False for labelled points
+        among them.
     share_outside, error_outside : float
-        Share of the new inputs outside, and of the predicted error that falls on them.
+        Share of the new inputs outside, and of the predicted error that falls on them (of the
+        predicted one: where errors grow outward the true share is larger).
+    share_beyond : float
+        Share of the new inputs farther out than 90 percent of the labelled points, in distance or
+        in posterior variance, whichever is more; about 0.1 without a shift.
     effective_size : float
         Labelled points that the weighted estimate is worth.
     reasons : tuple of str
@@ -40,29 +47,40 @@ class Support:
     outside: np.ndarray
     share_outside: float
     error_outside: float
+    share_beyond: float
     effective_size: float
     reasons: tuple[str, ...]
 
 
-def outside_points(X: np.ndarray, X_new: np.ndarray, pool: Geometry, new: Geometry) -> np.ndarray:
-    """Which new inputs lie beyond what the labelled points show when each is left out."""
+def outside_points(
+    X: np.ndarray, X_new: np.ndarray, pool: Geometry, new: Geometry
+) -> tuple[np.ndarray, float]:
+    """Which new inputs lie outside what the labelled points show when each is left out.
+
+    And the share of those that lie beyond 90 percent of them (`Support.share_beyond`).
+    """
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=2).fit(X)
     near = search.kneighbors(X)[0][:, 1]
     near_new = search.kneighbors(X_new, n_neighbors=1)[0][:, 0]
-    far = near_new > _limit(near)
-    uncertain = new.spread > _limit(pool.spread)
-    return far | uncertain
+    ways = ((near, near_new), (pool.spread, new.spread))
+    far, uncertain = (there > _limit(own, QUANTILE) for own, there in ways)
+    beyond = max(float((there > _limit(own, BEYOND)).mean()) for own, there in ways)
+    return far | uncertain, beyond
 
 
-def _limit(values: np.ndarray) -> float:
-    # beyond rounding, so that copies of labelled points never count as outside
-    return float(np.quantile(values, QUANTILE)) * (1 + 1e-9)
+def _limit(values: np.ndarray, share: float) -> float:
+    # beyond rounding
+    return float(np.quantile(values, share)) * (1 + 1e-9)
 
 
 def judge_support(
-    X_new: np.ndarray, outside: np.ndarray, predicted: np.ndarray, effective: float
+    X_new: np.ndarray,
+    outside: np.ndarray,
+    beyond: float,
+    predicted: np.ndarray,
+    effective: float,
 ) -> Support:
     """The verdict, with every reason against a forecast."""
     share = float(outside.mean())
@@ -90,4 +108,4 @@ def judge_support(
             f"the labelled points that resemble the new inputs are worth {effective:.1f} points "
             f"(at least {LEAST_EFFECTIVE:.0f}): label some of the new inputs"
         )
-    return Support(not reasons, outside, share, carried, effective, tuple(reasons))
+    return Support(not reasons, outside, share, carried, beyond, effective, tuple(reasons))

@@ -26,7 +26,14 @@ from thermolearn.predict.kernels.dual import dual
 from thermolearn.predict.kernels.empirical.inputs import private_model
 from thermolearn.predict.kernels.of_module.convolutional import CONVOLUTIONS, window_of
 from thermolearn.predict.kernels.of_module.operations import Act, LayerRow, Norm, Op
-from thermolearn.predict.kernels.of_module.refusals import BATCH_NORMS, READOUT, title_of, why_not
+from thermolearn.predict.kernels.of_module.refusals import (
+    BATCH_NORMS,
+    READOUT,
+    not_traced,
+    title_of,
+    why_not,
+)
+from thermolearn.predict.kernels.of_module.weight_law import note_on_kurtosis, note_on_mean
 
 FEW = 30  # weights or biases below which their mean square says little of a variance
 AVERAGES = (
@@ -54,7 +61,10 @@ class Reader:
         tangent: bool,
     ):
         model = self.model = private_model(model, torch.float64)
-        self.steps = trace_steps(model)
+        try:
+            self.steps = trace_steps(model)
+        except NotApplicableError as error:
+            raise NotApplicableError(not_traced(model, error)) from error
         self.root = len(self.steps) == 2 and not any(True for _ in model.children())
         self.traced = TracedModel(_Alone(model) if self.root else model)
         self.nodes: list[fx.Node] = self.traced.nodes
@@ -72,6 +82,7 @@ class Reader:
                 self.ops[source].readers.append(k)
         self.result = 1 + self.nodes.index(self.traced.result)
         self._check_output()
+        self._note_laws()
 
     # -- one step ------------------------------------------------------------------------------
     def _read(self, step: Step, node: fx.Node) -> Op:
@@ -154,6 +165,10 @@ class Reader:
             return float(squares.mean()), 0
         return real(which, given, least=0.0), 1
 
+    def _is_read(self, which: str, layer: str) -> bool:
+        given = self.given[which]
+        return given is None or (isinstance(given, Mapping) and given.get(layer) is None)
+
     def _named(self, which: str, layer: str) -> bool:
         given = self.given[which]
         return isinstance(given, Mapping) and bool(given.get(layer))
@@ -172,6 +187,25 @@ class Reader:
                 f"sigma_b2 of {title!r} is the mean square of {bias.numel()} bias(es) only: give "
                 "sigma_b2= for the law they were drawn from"
             )
+
+    def _note_laws(self) -> None:
+        """In front of activations: weights and biases of another mean than 0, and weights that are
+        not Gaussian, of layers that read the input (behind many neurons the sums become so)."""
+        found: set[int] = set()
+        for op in self.ops:
+            if op.act is not None:
+                found |= self.ops[op.inputs[0]].roots or set()
+        module: Any
+        for k in sorted(found):
+            title, module = self.steps[k].name, self.steps[k].module
+            weight, bias = (
+                None if p is None or not self._is_read(which, title) else p.detach().double()
+                for which, p in (("sigma_w2", module.weight), ("sigma_b2", module.bias))
+            )
+            notes = [note_on_mean(title, weight, bias)]
+            if weight is not None and self.ops[self.ops[k].inputs[0]].kind in ("input", "data"):
+                notes.append(note_on_kurtosis(title, weight))
+            self.notes += [note for note in notes if note is not None]
 
     def _acting_before(self, op: Op) -> str:
         while len(op.inputs) == 1 and op.kind in ("shape", "permute", "pool", "scale", "norm"):
@@ -271,7 +305,7 @@ class Reader:
         """In-place steps on what another step reads later."""
         alias = list(range(len(self.steps)))
         for k, (step, node) in enumerate(zip(self.steps[1:], self.nodes, strict=True), 1):
-            in_place = self.traced._in_place(node)
+            in_place = self.traced.works_in_place(node)
             if step.inputs and (in_place or step.kind == "shape"):
                 alias[k] = alias[step.inputs[0]]
             if not in_place or not step.inputs:

@@ -30,6 +30,8 @@ from thermolearn.predict.kernels.of_module.signals import (
     summed,
 )
 
+NOTHING = 1e-100  # E phi(u)^2 of u = 0, by a quadrature that has no variance 0
+
 
 class Recursion:
     """One pass over a plan.
@@ -61,6 +63,7 @@ class Recursion:
         for k, q in profile.variance.items():
             act = self.plan.ops[k].act
             if act is not None and not act.dual.closed_form:
+                refuse_silent(self.plan.ops[k], q)
                 act.dual.pair(q.min(), q.max(), torch.zeros_like(q.max()), slope=self.tangent)
 
     def cross(
@@ -211,6 +214,8 @@ class Recursion:
         if sides.same is None:
             q = equal_positions(signal.k, sides.rank) if sides.full else signal.k
             one.variance[k] = q
+            if sides.full:
+                refuse_silent(op, q)
             mean = op.act.dual.mean(q) if self.means else None
         average = sides.averages(signal.k, one.variance[k], other.variance[k])
         value, slope = average(op.act.dual, wanted)
@@ -248,6 +253,21 @@ class Recursion:
             mean = pool(one).squeeze(1 + axis)
         theta = None if signal.theta is None else apply(signal.theta.expand_as(signal.k))
         return Signal(apply(signal.k), theta, None, mean, signal.gain, signal.mixed)
+
+
+def refuse_silent(op: Op, q: Tensor) -> None:
+    """Variances of which some are exactly 0, for a table of averages that are 0 there."""
+    assert op.act is not None
+    dual = op.act.dual
+    if dual.closed_form or not bool((q == 0).any()) or not bool((q > 0).any()):
+        return
+    if bool(dual.diagonal(torch.zeros_like(q.flatten()[:1]))[0] < NOTHING):
+        raise NotApplicableError(
+            f"{op.name} reads exactly 0 for some input or position (zeros or padding alone, and no "
+            f"bias in front): the averages of {dual.name}, which are tabulated relative to their "
+            "own size, are not known there; give the layer in front a bias (sigma_b2 > 0), pad "
+            "less, leave such inputs out, or use ReLU or GELU"
+        )
 
 
 def _steep(act: Act) -> Dual:

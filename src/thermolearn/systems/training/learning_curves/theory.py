@@ -35,6 +35,8 @@ def theory(p: Params) -> dict[str, Estimate]:
         learnability : L of the degrees in which the target has power.
         predictive_variance : kappa N - sigma^2, mean over inputs.
         log_evidence_per_sample : nats.
+        All with the status of the curve: "few dimensions" where the fluctuations that it leaves out
+        are known to matter (see `dim` of Params).
 
     Raises
     ------
