@@ -83,6 +83,20 @@ def figure(quick: bool = True) -> Drawing:
 '''
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The library never draws from global generators, but tests build networks with them: the same
+    ones in any order and number of processes."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def coin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """`toy.coin`, part of the catalogue as long as the test lasts."""

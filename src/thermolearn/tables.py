@@ -45,14 +45,7 @@ def read_file(path: Path, target: str | None) -> RawData:
     DataError
         Anything that keeps the file from being used.
     """
-    suffix = path.suffix.lower()
-    if suffix not in EXTENSIONS:
-        raise DataError(
-            f"{path}: unknown extension {suffix!r}; files may be {', '.join(EXTENSIONS)}"
-        )
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
-    if suffix == ".npz":
+    if _suffix(path) == ".npz":
         return _read_npz(path, target or "y")
     table, place = _read_table(path)
     return _from_table(path, table, target, place)
@@ -70,8 +63,7 @@ def read_columns(
     """
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise DataError(f"{path}: columns are read from .csv and .parquet files")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
+    _suffix(path)
     table, place = _read_table(path)
     there = list(table.column_names)
     columns = []
@@ -106,14 +98,7 @@ def read_features(path: Path, feature_names: tuple[str, ...]) -> np.ndarray:
     DataError
         A feature is missing, or anything that keeps the file from being used.
     """
-    suffix = path.suffix.lower()
-    if suffix not in EXTENSIONS:
-        raise DataError(
-            f"{path}: unknown extension {suffix!r}; files may be {', '.join(EXTENSIONS)}"
-        )
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
-    if suffix == ".npz":
+    if _suffix(path) == ".npz":
         return _npz_features(path, feature_names)
     table, place = _read_table(path)
     if table.num_rows == 0:
@@ -166,6 +151,18 @@ def _refuse_new_texts(
                 f"{path}: column {column!r} holds {str(cells[row])[:40]!r} at {place(row)}, which "
                 "the first table does not know; nothing can be said about it"
             )
+
+
+def _suffix(path: Path) -> str:
+    """The extension of a file that is known and not empty."""
+    suffix = path.suffix.lower()
+    if suffix not in EXTENSIONS:
+        raise DataError(
+            f"{path}: unknown extension {suffix!r}; files may be {', '.join(EXTENSIONS)}"
+        )
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    return suffix
 
 
 # -- rows and cells ---------------------------------------------------------------------------

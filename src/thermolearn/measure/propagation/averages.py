@@ -147,14 +147,19 @@ def jump(activation: Activation) -> float | None:
     return None
 
 
-def refuse_jump(activation: Activation) -> None:
-    """Raises NotApplicableError if the activation jumps: chi_1 is infinite then."""
+def find_jump(activation: Activation) -> float | None:
+    """`jump`, also of an activation that cannot be hashed and is searched anew each time."""
     try:
-        at = jump(activation)
+        return jump(activation)
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-        at = jump.__wrapped__(activation)
+        return jump.__wrapped__(activation)
+
+
+def refuse_jump(activation: Activation) -> None:
+    """Raises NotApplicableError if the activation jumps: chi_1 is infinite then."""
+    at = find_jump(activation)
     if at is not None:
         raise NotApplicableError(
             f"activation {activation.name!r} jumps at z = {at:g}: inputs however close are torn "

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from thermolearn.core.activation import Activation, resolve_activation
 from thermolearn.core.errors import NotApplicableError
-from thermolearn.measure.propagation.averages import jump
+from thermolearn.measure.propagation.averages import find_jump
 
 Given = str | Callable[[Tensor], Tensor] | Activation
 # Beyond the exact bounds q >= 0 and k^2 <= q1 q2 by rounding only.
@@ -184,12 +184,7 @@ def _negative_slope(function: object) -> float | None:
 
 
 def _refuse_jump(activation: Activation) -> None:
-    try:
-        at = jump(activation)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        at = jump.__wrapped__(activation)
+    at = find_jump(activation)
     if at is not None:
         raise NotApplicableError(
             f"activation {activation.name!r} jumps at z = {at:g}: E phi'(u) phi'(v) diverges where "
