@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import matmul_rate, ratio, save
+from common import cpu_seconds, matmul_rate, ratio, save
 from torch import Tensor, nn
 
 from thermolearn.predict.kernels.empirical import empirical_ntk
@@ -59,18 +58,6 @@ def peer(model: nn.Module, x: Tensor) -> Callable[[], Any] | str:
         return f"nngeometry is not importable ({type(error).__name__}: {error}); {RECORDED}"
     loader = DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=len(x))
     return lambda: GramMatrix(model, loader).data.diagonal(0, 0, 2).sum(-1)
-
-
-def cpu_seconds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each call in turn, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if k:
-                times[name].append(time.process_time() - start)
-    return times
 
 
 def run(rounds: int) -> dict[str, Any]:

@@ -19,13 +19,12 @@ import contextlib
 import io
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import ratio, save
+from common import cpu_seconds, ratio, save
 from torch import Tensor, nn
 
 from thermolearn.core.estimate import format_with_error
@@ -98,18 +97,6 @@ def peer(powers: list[int], llc: Any, dataset: Any) -> str:
         )  # fmt: skip
     mean, spread = (float(out[k]) for k in ("llc_mean", "llc_std"))
     return format_with_error(mean, spread / (DEVINTERP_CHAINS - 1) ** 0.5)
-
-
-def cpu_seconds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each call in turn, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if k:
-                times[name].append(time.process_time() - start)
-    return times
 
 
 def run(rounds: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from thermolearn import __version__
 from thermolearn.cli_catalogue import cite, list_systems, reproduce, show
-from thermolearn.cli_common import check_outputs, one_line_errors
+from thermolearn.cli_common import Data, Target, Task, check_outputs, one_line_errors, print_rules
 from thermolearn.cli_predict import predict
 from thermolearn.cli_sweep import sweep
 from thermolearn.cli_threshold import threshold
@@ -58,17 +58,9 @@ def _root(
 
 @app.command()
 def measure(
-    data: Annotated[
-        str,
-        Option(help="digits, breast_cancer, wine, diabetes, iris, or a .csv, .npz, .parquet file."),
-    ],
-    target: Annotated[
-        str | None, Option(help="Target column of the file; for .npz the array (default y).")
-    ] = None,
-    task: Annotated[
-        str | None,
-        Option(help="classification or regression; by default inferred, and the rule printed."),
-    ] = None,
+    data: Data,
+    target: Target = None,
+    task: Task = None,
     loss: Annotated[str, Option(help="squared or cross-entropy.")] = "squared",
     model: Annotated[
         str, Option(help="mlp:64,64 or cnn:16,32 or package.module:callable.")
@@ -213,10 +205,7 @@ def _print_dataset(dataset: Dataset) -> None:
         f"data: {dataset.name}, {len(dataset.x_train)} training and {len(dataset.x_test)} test "
         f"rows, {dataset.n_inputs} inputs, {dataset.n_outputs} outputs"
     )
-    typer.echo(f"task: {dataset.rule}")
-    typer.echo(f"scaling: {dataset.standardization.rule}")
-    for note in dataset.notes:
-        typer.echo(f"note: {note}")
+    print_rules(dataset)
 
 
 def _make_model(

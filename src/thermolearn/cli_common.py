@@ -8,9 +8,35 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from thermolearn.data import Dataset
+
+# Options of the commands that read a data set
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, breast_cancer, wine, diabetes, iris, or a .csv, .npz, .parquet file."
+    ),
+]
+Target = Annotated[
+    str | None, typer.Option(help="Target column of the file; for .npz the array (default y).")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="classification or regression; by default inferred, and the rule printed."),
+]
+
+
+def print_rules(dataset: Dataset) -> None:
+    """What was inferred from a data set and done to it."""
+    typer.echo(f"task: {dataset.rule}")
+    typer.echo(f"scaling: {dataset.standardization.rule}")
+    for note in dataset.notes:
+        typer.echo(f"note: {note}")
 
 
 def check_outputs(outputs: dict[str, Path], inputs: list[Path | None]) -> None:

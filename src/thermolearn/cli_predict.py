@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thermolearn.cli_common import check_outputs, one_line_errors
+from thermolearn.cli_common import Data, Target, Task, check_outputs, one_line_errors, print_rules
 
 if TYPE_CHECKING:
     from thermolearn.core.estimate import Estimate
@@ -21,17 +21,9 @@ Option = typer.Option
 
 
 def predict(
-    data: Annotated[
-        str,
-        Option(help="digits, breast_cancer, wine, diabetes, iris, or a .csv, .npz, .parquet file."),
-    ],
-    target: Annotated[
-        str | None, Option(help="Target column of the file; for .npz the array (default y).")
-    ] = None,
-    task: Annotated[
-        str | None,
-        Option(help="classification or regression; by default inferred, and the rule printed."),
-    ] = None,
+    data: Data,
+    target: Target = None,
+    task: Task = None,
     model: Annotated[
         str, Option(help="mlp:64,64 or cnn:16,32 or package.module:callable.")
     ] = "mlp:256,256",
@@ -135,10 +127,7 @@ def _print_dataset(dataset: Dataset) -> None:
     typer.echo(
         f"data: {dataset.name}, {len(dataset.x_train)} rows (the pool), {dataset.n_inputs} inputs"
     )
-    typer.echo(f"task: {dataset.rule}")
-    typer.echo(f"scaling: {dataset.standardization.rule}")
-    for note in dataset.notes:
-        typer.echo(f"note: {note}")
+    print_rules(dataset)
 
 
 def _print_forecast(found: Forecast, dataset: Dataset, target_error: float | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from thermolearn.core.checks import real
 from thermolearn.core.copying import private_copy, untouched
+from thermolearn.core.json_ready import json_ready
 from thermolearn.models import build
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Forecast:
                 "level": self.shift.level, "without_shift": _pair(self.shift.in_distribution),
                 "ess": self.shift.ess, "status": self.shift.status, "notes": self.shift.notes,
             }  # fmt: skip
-        return _plain(row)
+        return json_ready(row)
 
     def figure(self) -> Drawing:
         """The predicted curve with its band, the one of the average over networks, and the measured
@@ -197,15 +197,16 @@ def forecast(
             sigma_w2,
         )  # fmt: skip
 
-    _check_outputs(make(seed), x, _outputs(dataset))
+    network = make(seed)
+    _check_outputs(network, x, _outputs(dataset))
     known = {"sigma_w2": sigma_w2, "sigma_b2": 0.0} if _ours(model) else {}
-    kernel = kernel_of(make(seed), kind, **known)  # type: ignore[arg-type]
+    kernel = kernel_of(network, kind, **known)  # type: ignore[arg-type]
     gram = kernel.gram(x).numpy()
     absolute = ridge * float(gram.diagonal().mean())
     options: dict[str, Any] = {"confidence": confidence, "seed": seed}
     average = curve = pool_curve(gram, y, n, absolute, dataset.task, **options)
     if kind == "ntk":
-        prior = kernel_of(make(seed), "nngp", **known).gram(x).numpy()  # type: ignore[arg-type]
+        prior = kernel_of(network, "nngp", **known).gram(x).numpy()  # type: ignore[arg-type]
         options["initial"] = _initial_functions(prior, seed)
         curve = pool_curve(gram, y, n, absolute, dataset.task, **options)
     measured = ()
@@ -354,17 +355,3 @@ def _pair(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
     return {"value": estimate.value, "stderr": estimate.stderr, "status": estimate.status}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -69,6 +69,7 @@ def signed(half: Tensor, rest: Tensor) -> Tensor:
 
 
 def cosine(h: Tensor) -> Tensor:
+    """cos t from h, whose sign tells the half circle."""
     return torch.copysign(1 - 2 * h.abs(), h)
 
 

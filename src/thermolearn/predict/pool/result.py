@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thermolearn.core.checks import real
+from thermolearn.core.json_ready import json_ready
 from thermolearn.predict.pool.self_check import FEW, Check
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class PoolCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that are not finite become None."""
-        return _plain({f.name: getattr(self, f.name) for f in fields(self)})
+        return json_ready(self)
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> PoolCurve:
@@ -249,20 +250,6 @@ def _reaches(n: np.ndarray, values: np.ndarray, target: float) -> float:
     # values can be 0 (an error rate): interpolate the value, not its logarithm
     share = (values[k - 1] - target) / (values[k - 1] - values[k])
     return float(n[k - 1] * (n[k] / n[k - 1]) ** share)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Curve | Check):
-        return _plain(asdict(value))
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()]
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _array(values: list[Any]) -> np.ndarray:

@@ -9,6 +9,14 @@ from torch import fx, nn
 from thermolearn.measure.canonical.tracing import RECURRENT
 from thermolearn.measure.propagation.graph import AFFINE, Step
 
+ATTENTION = (
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.Transformer,
+)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 MAXIMUM = (
     "takes the largest of correlated Gaussians, whose covariance has no closed recursion; use an "
@@ -45,15 +53,7 @@ REFUSED: tuple[tuple[tuple[type, ...], str], ...] = (
         MAXIMUM,
     ),
     (
-        (
-            nn.MultiheadAttention,
-            nn.TransformerEncoderLayer,
-            nn.TransformerDecoderLayer,
-            nn.TransformerEncoder,
-            nn.TransformerDecoder,
-            nn.Transformer,
-            nn.GLU,
-        ),
+        (*ATTENTION, nn.GLU),
         "multiplies random signals by each other: its kernel is not a recursion of covariances; "
         f"{EMPIRICAL}",
     ),
@@ -83,12 +83,7 @@ UNTRACED = (
     *RECURRENT,
     nn.Embedding,
     nn.EmbeddingBag,
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-    nn.TransformerEncoder,
-    nn.TransformerDecoder,
-    nn.Transformer,
+    *ATTENTION,
     nn.Bilinear,
 )
 

@@ -110,6 +110,7 @@ def folded(signal: Signal) -> Signal:
 
 
 def equal_only(signal: Signal, layout: Layout) -> Signal:
+    """The signal at equal positions alone, of one that holds all pairs of positions."""
     rank = len(layout.positions)
 
     def part(t: Tensor | None) -> Tensor | None:
@@ -121,6 +122,7 @@ def equal_only(signal: Signal, layout: Layout) -> Signal:
 
 
 def scaled(signal: Signal, a: float) -> Signal:
+    """The signal times a constant: its kernels times the square."""
     times = lambda t, f: None if t is None else f * t  # noqa: E731
     return Signal(
         a * a * signal.k, times(signal.theta, a * a), signal.own, times(signal.mean, a),
