@@ -65,3 +65,19 @@ class ThresholdOutsideSupportError(ValueError):
         )
         self.threshold = threshold
         self.support = support
+
+
+class DivergedError(RuntimeError):
+    """A training run or its theory whose loss or order parameters are no longer finite.
+
+    Attributes
+    ----------
+    step : int
+        The first step at which that was seen.
+    """
+
+    def __init__(self, step: int, message: str | None = None):
+        super().__init__(
+            message or f"diverged at step {step}: the values are no longer finite; lower the step"
+        )
+        self.step = step
