@@ -1,0 +1,1 @@
+"""Sampling: how fast a Monte Carlo chain forgets where it started."""
