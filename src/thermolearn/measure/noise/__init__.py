@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Dynamics,
         EffectiveTemperature,
         effective_temperature,
+        temperature_from_curves,
     )
     from thermolearn.measure.noise.scaling import ScalingExponent, scaling_exponent
     from thermolearn.measure.noise.solvable import Langevin, OnlineLeastSquares
@@ -42,6 +43,7 @@ _PUBLIC = {
     "noise_scale_from_norms": "noise_scale",
     "scaling_exponent": "scaling",
     "sgd_replicas": "replicas",
+    "temperature_from_curves": "response",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "noise_scale_from_norms",
     "scaling_exponent",
     "sgd_replicas",
+    "temperature_from_curves",
 ]
 
 

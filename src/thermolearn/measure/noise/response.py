@@ -28,6 +28,7 @@ PLATEAU = 0.2  # share of the lags that counts as the end
 FLAT = 0.02  # by how much the end may still rise
 LOW, HIGH = 0.50, 0.95  # of the plateau: where the slope is taken
 SAMPLES = 20  # of the jackknife, if there are origins enough
+SEEABLE = 0.5  # share of the plateau: a test that would miss a larger drift tells nothing
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ class EffectiveTemperature:
     statement: str
     virial_factor: float = math.nan
 
+    def __repr__(self) -> str:
+        return (
+            f"EffectiveTemperature(t_fast={self.t_fast}, t_slope={self.t_slope}, "
+            f"t_glob={self.t_glob}, {len(self.lags)} lags, stationary={self.stationary}, "
+            f"statement={self.statement!r})"
+        )
+
 
 def effective_temperature(
     dynamics: Dynamics,
@@ -169,7 +177,8 @@ def effective_temperature(
     if not all(np.isfinite(c).all() for c in curves):
         raise ValueError("the trajectories became NaN or infinite: the dynamics diverged")
     path = torch.stack(squares).mean(1).cpu().numpy()
-    found = _analyze(_samples(curves[0]), _samples(curves[1]), path, (origins - 1) * lag)
+    samples = _samples(curves[0]), _samples(curves[1])
+    found = temperature_from_curves(*samples, path, (origins - 1) * lag)
     factor = dynamics.virial_factor
     if factor is None:
         factor = 1.0 if position is dynamics.start else math.nan
@@ -211,10 +220,43 @@ def _samples(curves: np.ndarray) -> np.ndarray:
     return block_means(curves, blocks).transpose(0, 2, 1).reshape(blocks * replicas, lags)
 
 
-def _analyze(
-    msd: np.ndarray, response: np.ndarray, path: np.ndarray, steps: int
+def temperature_from_curves(
+    half_msd: np.ndarray,
+    response: np.ndarray,
+    path: np.ndarray | None = None,
+    steps: int = 0,
+    *,
+    stationary: tuple[bool | None, str] | None = None,
 ) -> EffectiveTemperature:
-    """Ratios of the mean curves with jackknife errors over the samples (S, K)."""
+    """Temperatures from curves of fluctuation and response, however they were found.
+
+    Parameters
+    ----------
+    half_msd, response : ndarray (S, K)
+        H(k) and chi(k) at lags k = 1 ... K of S >= 2 nearly independent samples (replicas, seeds,
+        blocks of origins); the errors are those between the samples.
+    path : ndarray (P,), optional
+        <theta^2> over the times from which the curves were taken, mean over the samples: looked
+        through for a drift. Without it the stationarity is not tested.
+    steps : int
+        That the path covers; for the statement.
+    stationary : (bool or None, str), optional
+        Verdict and statement, where the caller knows better than a path tells.
+
+    Raises
+    ------
+    ValueError
+        Curves of different or unfit shapes or not finite, or a response that is not positive at
+        the first lag.
+    """
+    msd, response = (np.asarray(c, dtype=np.float64) for c in (half_msd, response))
+    if msd.ndim != 2 or msd.shape != response.shape or msd.shape[0] < 2 or msd.shape[1] < 5:
+        raise ValueError(
+            "half_msd and response must have one shape (samples >= 2, lags >= 5), got "
+            f"{msd.shape} and {response.shape}"
+        )
+    if not (np.isfinite(msd).all() and np.isfinite(response).all()):
+        raise ValueError("half_msd or response is NaN or infinite: the dynamics diverged")
     n, lags = msd.shape
     end = max(2, round(PLATEAU * lags))
     mean = response.mean(0)
@@ -245,8 +287,11 @@ def _analyze(
     late = "ok" if flat else "not plateaued"
     if SEEN * float(plateau.stderr) > 0.2 * float(plateau):
         late = "under-sampled"
-    stationary, statement = _steady(path, steps, float(msd[:, -end:].mean()))
-    if stationary is False:
+    if stationary is None:
+        seen = np.zeros(0) if path is None else np.asarray(path, dtype=np.float64)
+        stationary = _steady(seen, steps, float(msd[:, -end:].mean()))
+    still, statement = stationary
+    if still is False:
         late = "not stationary"
         fast = replace(fast, status=late)
     slope, overall = (replace(e, status=late) if e.status == "ok" else e for e in (slope, overall))
@@ -258,7 +303,7 @@ def _analyze(
         slope,
         overall,
         plateau,
-        stationary,
+        still,
         statement if flat else f"{statement}; the curves still rise at the largest lag: raise lag",
     )
 
@@ -287,6 +332,12 @@ def _steady(path: np.ndarray, steps: int, scale: float) -> tuple[bool | None, st
         return None, (
             f"no drift seen over {steps} steps, but {len(path)} origins are too few, or too "
             "correlated, to tell what would have been seen: raise origins"
+        )
+    if VISIBLE * error > SEEABLE:
+        return None, (
+            f"no drift seen over {steps} steps, but only a change of the mean square above "
+            f"{100 * VISIBLE * error:.2g}% of the plateau of H would have been: raise origins or "
+            "replicas"
         )
     return True, (
         f"no drift seen over {steps} steps; a change of the mean square above "
