@@ -20,7 +20,7 @@ BIN := .venv/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: help venv dev demo test slow hosts browser wheel lint types docs bench bench-required bench-block \
-        bench-empirical-ntk bench-glauber bench-kernels bench-learning-curve bench-llc bench-slq \
+        bench-dmft bench-empirical-ntk bench-glauber bench-kernels bench-learning-curve bench-llc bench-slq \
         bench-spectra clean distclean
 
 help:
@@ -64,6 +64,9 @@ docs: dev
 bench-block: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_block.py --require 20
 
+bench-dmft: venv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_dmft.py --require-gib 1 --require-seconds 10
+
 bench-empirical-ntk: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_empirical_ntk.py --require 20
 
@@ -87,7 +90,7 @@ bench-spectra: venv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_spectra.py --require 1.2
 
 # Those with a claim that must hold.
-bench-required: bench-block bench-empirical-ntk bench-glauber bench-kernels bench-learning-curve \
+bench-required: bench-block bench-dmft bench-empirical-ntk bench-glauber bench-kernels bench-learning-curve \
         bench-llc bench-slq bench-spectra
 
 bench: bench-required

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+import thermolearn
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -72,12 +74,13 @@ def random_tanh_net(widths: list[int], seed: int, sigma_w2: float = 1.5) -> nn.S
 
 def environment() -> dict[str, Any]:
     """What the numbers depend on."""
-    names = ("thermolearn", "torch", "numpy", "scipy")
+    names = ("torch", "numpy", "scipy")
     return {
         "python": platform.python_version(),
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
         "matmul_gflops": round(matmul_rate(), 1),
+        "thermolearn": thermolearn.__version__,  # that of an editable installation may be old
         **{name: version(name).split("+")[0] for name in names},
     }
 

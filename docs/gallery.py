@@ -9,7 +9,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +31,7 @@ FAMILIES = {
     "memory": "Associative memory and Boltzmann machines",
     "dynamics": "Dynamics and propagation",
     "inference": "Shift of the inputs, errors of a detector",
+    "sampling": "Sampling",
 }
 
 INTRODUCTION = """# Catalogue
@@ -46,6 +50,7 @@ thermolearn show memory.hopfield --load 0.05 --plot hopfield.pdf
 @cache
 def pages() -> dict[str, tuple[str, str]]:
     """Page address -> (title, markdown), the index first."""
+    _run_all()
     entries = catalogue().values()
     index = [INTRODUCTION]
     found = {}
@@ -215,6 +220,18 @@ def _computed(entry: Entry) -> Path:
     return _compute(entry.name)
 
 
+def _run_all() -> None:
+    """Compute what changed, in as many processes as there are cores."""
+    names = list(catalogue())
+    count = os.cpu_count() or 1
+    parts = [part for part in (names[k::count] for k in range(count)) if part]
+    # one thread each: the processes are many, the matrices small
+    given = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [subprocess.Popen([sys.executable, __file__, *part], env=given) for part in parts]
+    if any([process.wait() for process in running]):
+        raise RuntimeError("a system of the catalogue could not be run; the reason is above")
+
+
 @cache
 def _compute(name: str) -> Path:
     """Run a system if its sources changed since the last time, and forget what was before."""
@@ -234,3 +251,8 @@ def _compute(name: str) -> Path:
         # last: its presence says that the folder is complete
         (folder / "table.txt").write_text(str(compare(entry)), encoding="utf-8")
     return folder
+
+
+if __name__ == "__main__":
+    for system in sys.argv[1:]:
+        _compute(system)

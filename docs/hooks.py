@@ -38,6 +38,7 @@ PARTS = {
     "predict/exponents": "Error exponents and thresholds",
     "systems/memory": "Tools for associative memories",
     "systems/training": "Tools for training",
+    "systems/sampling": "Tools for sampling",
     "study": "Comparison, scaling, sweeps",
     "report": "Report",
     "core": "Numerics",

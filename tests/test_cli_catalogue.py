@@ -250,6 +250,8 @@ def test_reproduce(only_coin, tmp_path):
 
 def test_cite(coin):
     assert run("cite", "coin").stdout == "@misc{a,\n  eprint = {2109.00454},\n}\n"
+    assert run("cite", "arXiv:2109.00454").stdout == run("cite", "coin").stdout
+    assert "no system of the paper" in error("cite", "9999.00454")
 
 
 def test_errors_are_one_line(only_coin, tmp_path):

@@ -94,7 +94,8 @@ PAGES = {  # what must be there after the page's code
     "curvature": (), "gaussian_preactivations": (), "learning_rate": (), "llc": (), "noise": (),
     "relative_entropy": (), "spectra": (), "temperature": ("engines.png",), "temperatures": (),
     "exponents": (), "kernels": (), "learning_curves": (), "real_data": ("wine.json", "wine.png"),
-    "shift": (),
+    "shift": (), "dmft": (), "feature_learning": (), "metropolis": (), "one_temperature": (),
+    "sgd_noise": (),
 }  # fmt: skip
 
 

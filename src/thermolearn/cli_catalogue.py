@@ -141,12 +141,20 @@ def reproduce(
             raise typer.Exit(1)
 
 
-def cite(system: System, debug: Debug = False) -> None:
-    """BibTeX of the papers that a system stands on."""
+def cite(
+    system: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `list`, a module of your own, or the arXiv id or DOI of one paper."
+        ),
+    ],
+    debug: Debug = False,
+) -> None:
+    """BibTeX of the papers that a system stands on, or of one of them."""
     with one_line_errors(debug):
-        from thermolearn.study.citation import bibtex
+        from thermolearn.study.citation import bibtex, is_paper
 
-        typer.echo(bibtex(_entry(system)), nl=False)
+        typer.echo(bibtex(system if is_paper(system) else _entry(system)), nl=False)
 
 
 def read_parameters(pairs: list[str], options: list[str]) -> dict[str, str]:

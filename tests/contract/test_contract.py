@@ -81,11 +81,37 @@ SHARED: dict[str, tuple[str, ...]] = {
         "on_sphere",
         "signed",
     ),
+    # the definition of the model
+    "training.sgd_noise": (
+        "GaussianMixturePerceptron.__post_init__",
+        "SGD.__post_init__",
+        "SGD.weight",
+        "_check_decision",
+        "_check_labels",
+        "_flag",
+        "_logistic",
+        "_logistic_first",
+        "as_loss",
+        "as_prior",
+        "check_schedule",
+        "logistic",
+    ),
 }
 
 # What only one of the two sides may call: functions of files of these names.
-THEORY_FILES = {"theory", "replica_symmetric", "tap", "saddle_point"}
-SIMULATION_FILES = {"simulation", "glauber"}
+THEORY_FILES = {
+    "binding",
+    "equations",
+    "free_energy",
+    "mean_field",
+    "operator",
+    "radial",
+    "replica_symmetric",
+    "saddle_point",
+    "tap",
+    "theory",
+}
+SIMULATION_FILES = {"chain", "collapsed", "glauber", "sampling", "simulation"}
 
 
 def over_systems(test: Callable[..., None]) -> Callable[..., None]:

@@ -157,3 +157,14 @@ def _bars(axis: Any) -> np.ndarray:
     # an error bar that is not known is an empty segment
     ends = [part[:, 1] if len(part) else [math.nan] * 2 for part in bars.get_segments()]
     return np.array(ends)
+
+
+def test_markers_may_differ_where_colors_agree():
+    drawing = Drawing()
+    ax = drawing.axes[0, 0]
+    drawing.simulation(ax, [1.0], ([1.0], [0.1]), color=2)
+    drawing.simulation(ax, [2.0], ([1.0], [0.1]), color=2, marker=3)
+    points = [container[0] for container in ax.containers]
+    assert [p.get_marker() for p in points] == ["^", "D"]
+    assert points[0].get_color() == points[1].get_color()
+    assert len(drawing.rows) == 2 and "marker" not in drawing.rows[1]

@@ -262,3 +262,15 @@ def test_text_can_be_read_back(value, stderr):
 def test_format_takes_number_formats():
     e = Estimate(0.05213, 0.00097)
     assert f"{e:.3f}" == "0.052" and f"{e}" == str(e) == "0.05213(97)"
+
+
+def test_the_representation_of_a_large_array_is_short():
+    text = repr(Estimate(np.linspace(-1, 2.5, 400).reshape(20, 20), np.full((20, 20), 0.1)))
+    assert "20 x 20 from -1 to 2.5" in text and "from 0.1 to 0.1" in text and len(text) < 150
+    gaps = np.linspace(0.0, 1.0, 30)
+    gaps[3] = np.nan
+    assert "30 from 0 to 1, 1 not finite" in repr(Estimate(gaps))
+    assert "30 from nan" in repr(Estimate(gaps * np.nan))
+    plain = "Estimate(value=1.5, stderr=0.25, n_eff=None, status='ok', note='')"
+    assert repr(Estimate(1.5, 0.25)) == plain
+    assert "value=[1.0, 2.0]" in repr(Estimate(np.array([1.0, 2.0])))

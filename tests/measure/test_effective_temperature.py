@@ -20,7 +20,7 @@ from thermolearn.measure.noise import (
     effective_temperature,
     sgd_replicas,
 )
-from thermolearn.measure.noise.response import _steady
+from thermolearn.measure.noise.response import _steady, temperature_from_curves
 
 
 def near(estimate, value, errors=4.0):
@@ -408,3 +408,10 @@ def test_temperatures_of_the_perceptron():
     assert abs(found.t_glob.item() - 0.0328) < 4 * math.hypot(0.0006, found.t_glob.stderr)
     assert abs(found.plateau.item() - 0.525) < 4 * math.hypot(0.007, found.plateau.stderr)
     assert found.t_fast > found.t_glob > found.t_slope
+
+
+def test_the_representation_is_a_line():
+    rng = np.random.default_rng(0)
+    response = np.minimum(np.arange(1, 41), 20) * (1 + 0.01 * rng.standard_normal((8, 1)))
+    found = temperature_from_curves(0.5 * response, response)
+    assert "t_fast=0.5" in repr(found) and "40 lags" in repr(found) and len(repr(found)) < 300

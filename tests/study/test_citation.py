@@ -60,6 +60,14 @@ def test_the_shipped_file_is_in_order():
         assert {"title", "author", "year"} <= fields.keys() or "year = " in text, text
 
 
+def test_of_a_paper():
+    one = bibtex("arXiv:2112.10852v1")
+    assert one == bibtex("2112.10852") and one.count("@") == 1 and "2112.10852" in one
+    assert "10.1103/PhysRevLett.61.259" in bibtex("doi:10.1103/PhysRevLett.61.259")
+    with pytest.raises(ValueError, match="no system of the paper"):
+        bibtex("2112.99999")
+
+
 def test_of_a_system(coin, bib, monkeypatch):
     monkeypatch.setattr("thermolearn.study.citation.references_file", lambda: bib)
     assert bibtex("coin") == bibtex(coin)

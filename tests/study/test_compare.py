@@ -1,5 +1,6 @@
 """compare: its verdict is right as often as it says, and never kinder than the numbers."""
 
+import dataclasses
 import json
 import math
 import re
@@ -104,6 +105,28 @@ def test_an_array_is_judged_by_its_worst_element():
     assert row.label == "x[layer 3]"
     grid = judge_observable("x", Estimate(theory.reshape(2, 2)), sampled(values.reshape(-1, 2, 2)))
     assert (grid.element, grid.z) == ((1, 1), row.z)
+
+
+def test_the_point_on_the_axis_is_named():
+    values = np.random.default_rng(3).normal(1.0, 0.1, (30, 3))
+    theory = Estimate(np.array([1.0, 1.0, 2.0]))
+    row = judge_observable("x", theory, sampled(values), axis="lag", points=(0.5, 1.0, 3.0))
+    assert (row.element, row.point, row.label) == ((2,), 3.0, "x[lag 3]")
+    assert judge_observable("x", theory, sampled(values), axis="lag").label == "x[lag 2]"
+    with pytest.raises(ValueError, match=r"x of shape .3,. has 2 points"):
+        judge_observable("x", theory, sampled(values), points=(0.5, 1.0))
+
+
+def test_agreement_that_stands_on_the_allowance_is_said(coin, monkeypatch):
+    text = "within the allowance for finite size"
+    assert text not in str(compare("coin", seeds=8))
+    values = np.random.default_rng(3).normal(1.0, 0.01, 30)
+    row = judge_observable("x", Estimate(1.05), sampled(values), 0.1)
+    assert row.verdict == "agrees" and row.by_allowance and abs(row.z) > row.threshold
+    assert not judge_observable("x", Estimate(1.0), sampled(values), 0.1).by_allowance
+    result = dataclasses.replace(compare("coin", seeds=8), rows=(row,))
+    lines = str(result).splitlines()
+    assert lines[-2:] == [f"x: {text}; |z| alone is too large", "Theory and simulation agree."]
 
 
 # -- what cannot be told -------------------------------------------------------------------------

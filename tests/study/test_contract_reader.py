@@ -129,6 +129,7 @@ def test_a_good_system_loads(coin):
         ),
         (lambda m: m.ABOUT.update(scale={"mean": 0.0}), "scale of 'mean' must be positive"),
         (lambda m: m.ABOUT.update(exact="mean"), "ABOUT.'exact'. must be a list"),
+        (lambda m: m.ABOUT.update(points={"shares": "1, 2"}), "points of 'shares' must be a tuple"),
     ],
 )
 def test_a_broken_system_says_in_what(coin, change, message):

@@ -99,6 +99,7 @@ class Drawing:
         color: int = 0,
         seeds: int | None = None,
         interval: tuple[ArrayLike, ArrayLike] | None = None,
+        marker: int | None = None,
         **conditions: Any,
     ) -> None:
         """Draw points with one-standard-error bars, or those of an interval, and record them.
@@ -111,6 +112,8 @@ class Drawing:
         interval : (lower, upper), optional
             Ends of the bars, drawn instead of the standard errors and recorded with them; for a
             quantity of bounded range, whose error is not symmetric.
+        marker : int, optional
+            Index into the markers; that of the color by default.
 
         Raises
         ------
@@ -125,7 +128,7 @@ class Drawing:
             value,
             stderr if ends is None else np.array([value - ends[0], ends[1] - value]),
             ls="none",
-            marker=MARKERS[color % 6],
+            marker=MARKERS[(color if marker is None else marker) % 6],
             color=COLORS[color % 6],
             ms=5,
             mfc="white",

@@ -13,6 +13,21 @@ from numpy.typing import ArrayLike
 Value = float | np.ndarray
 
 
+SHOWN = 8  # elements of an array that are written out
+
+
+def summary(x: Any) -> str:
+    """A number, a short array in full, or shape and range of a long one."""
+    array = np.asarray(x)
+    if array.size <= SHOWN or array.dtype.kind not in "fiub":
+        return repr(array.tolist())
+    finite = array[np.isfinite(array)]
+    out = f"<{' x '.join(map(str, array.shape))} from "
+    out += f"{finite.min():.6g} to {finite.max():.6g}" if finite.size else "nan"
+    lost = array.size - finite.size
+    return out + (f", {lost} not finite>" if lost and finite.size else ">")
+
+
 def _plain(x: Any) -> Value:
     """Float for a scalar, float64 array otherwise; tensors are detached."""
     if hasattr(x, "detach"):
@@ -119,6 +134,12 @@ class Estimate:
         return self.value >= _plain(other)
 
     # -- text and storage --------------------------------------------------------------------
+    def __repr__(self) -> str:
+        return (
+            f"Estimate(value={summary(self.value)}, stderr={summary(self.stderr)}, "
+            f"n_eff={self.n_eff!r}, status={self.status!r}, note={self.note!r})"
+        )
+
     def __str__(self) -> str:
         if isinstance(self.value, np.ndarray):
             return f"Estimate(array of shape {self.value.shape})"

@@ -19,6 +19,7 @@ from torch import Tensor
 from thermolearn.core.diagnostics import autocorrelation_time, effective_sample_size, split_rhat
 from thermolearn.core.errors import SamplerWarning
 from thermolearn.core.estimate import Estimate
+from thermolearn.core.progress import track
 
 LogDensity = Callable[[Tensor], Tensor]
 Observables = Mapping[str, Callable[[Tensor], Tensor]]
@@ -282,7 +283,7 @@ def _run(
     if target is not None:
         state, step = _adapt(log_density, state, step, n_leapfrog, n_warmup, generator, target)
     else:
-        for _ in range(n_warmup):
+        for _ in track(range(n_warmup), "warm-up"):
             length = _jittered(n_leapfrog, generator)
             state = hmc_step(log_density, state, step, length, generator)[0]
     keep = not observables if keep_x is None else keep_x
@@ -290,7 +291,7 @@ def _run(
     recorded: dict[str, list[Tensor]] = {name: [] for name in observables}
     errors: list[Tensor] = []
     n_accepted = 0
-    for _ in range(n_samples):
+    for _ in track(range(n_samples), "sampling"):
         length = _jittered(n_leapfrog, generator)
         state, delta_h, accepted = hmc_step(log_density, state, step, length, generator)
         errors.append(delta_h)
@@ -328,7 +329,7 @@ def _adapt(
 ) -> tuple[State, float]:
     """Warm-up with dual averaging of ln step towards a mean acceptance (arXiv:1111.4246, 3.2)."""
     shrink_to, deficit, average = math.log(10 * step), 0.0, 0.0
-    for i in range(1, n_warmup + 1):
+    for i in track(range(1, n_warmup + 1), "warm-up"):
         length = _jittered(n_leapfrog, generator)
         state, delta_h, _ = hmc_step(log_density, state, step, length, generator)
         acceptance = float(torch.exp(-delta_h).clamp(max=1).mean())

@@ -24,6 +24,7 @@ KEYS: dict[str, tuple[Any, str]] = {
 OPTIONAL: dict[str, tuple[Any, str]] = {
     "scale": (dict, "a dict: observable near 0 -> what its differences are measured by"),
     "exact": (list, "a list of the observables whose simulation has no noise"),
+    "points": (dict, "a dict: observable -> where on its axis the elements of the array are"),
 }
 # The two sizes must be apart for the finite-size law to show; fewer seeds cannot tell anything.
 GROWTH, LEAST_SEEDS = 1.5, 7
@@ -61,6 +62,9 @@ def about_violations(about: dict[str, Any]) -> Iterable[str]:
     for name, scale in _items(about.get("scale")):
         if not (_is_number(scale) and scale > 0):
             yield f"the scale of {name!r} must be positive and finite"
+    for name, points in _items(about.get("points")):
+        if not (isinstance(points, (list, tuple)) and all(map(_is_number, points))):
+            yield f"the points of {name!r} must be a tuple of finite numbers"
     if isinstance(about.get("seeds"), int) and about["seeds"] < LEAST_SEEDS:
         yield f"ABOUT['seeds'] must be at least {LEAST_SEEDS}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from thermolearn.study.contract import Entry, bare_paper, find
+from thermolearn.study.contract import Entry, bare_paper, find, find_by_paper
 
 
 def references_file() -> Path:
@@ -18,14 +18,25 @@ def references_file() -> Path:
 def bibtex(system: str | Entry | ModuleType) -> str:
     """BibTeX of the papers that a system stands on, in its order, ready to be appended to a file.
 
+    The arXiv id or DOI of a paper stands for that paper, if a system is of it.
+
     Raises
     ------
     ValueError
-        No such system, or a paper of it without an entry.
+        No such system, no system of that paper, or a paper without an entry.
     """
     if isinstance(system, ModuleType):
         return bibtex_of(system.ABOUT["papers"])
+    if isinstance(system, str) and is_paper(system):
+        find_by_paper(system)
+        return bibtex_of([system])
     return bibtex_of((find(system) if isinstance(system, str) else system).papers)
+
+
+def is_paper(text: str) -> bool:
+    """Whether a text is an arXiv id or a DOI rather than the name of a system."""
+    paper = r"\d{4}\.\d{4,5}|[a-z-]+(\.[a-z-]+)?/\d{7}|10\.\d{4,}/\S+"
+    return re.fullmatch(paper, bare_paper(text)) is not None
 
 
 def bibtex_of(papers: Iterable[str], file: Path | None = None) -> str:

@@ -100,6 +100,12 @@ class Comparison:
         lines = [f"{self.system}: {self.title}", f"{self.seeds} seeds; {settings}", ""]
         lines += _table(self.rows)
         lines.append("")
+        allowed = [row.observable for row in self.rows if row.by_allowance]
+        if allowed:
+            lines.append(
+                f"{', '.join(allowed)}: within the allowance for finite size; |z| alone is too "
+                "large"
+            )
         for row in self.rows:
             if row.note:
                 lines.append(f"{row.observable}: {row.note}")
@@ -207,9 +213,10 @@ def judge(
                 f"theory and simulate of {module.__name__} must return the same observables; only "
                 f"one of them has {', '.join(odd)}"
             )
-    unknown = sorted(set(about["allowance"]) - set(predicted))
-    if predicted and unknown:
-        raise ValueError(f"allowance of {module.__name__} names no observable: {unknown}")
+    for key in ("allowance", "points"):
+        unknown = sorted(set(about.get(key, ())) - set(predicted))
+        if predicted and unknown:
+            raise ValueError(f"{key} of {module.__name__} names no observable: {unknown}")
     rows = []
     for name, prediction in predicted.items():
         c, gamma = about["allowance"].get(name, (0.0, 0.0))
@@ -221,6 +228,7 @@ def judge(
             about["axes"].get(name),
             about.get("scale", {}).get(name, 0.0),
             name in about.get("exact", ()),
+            about.get("points", {}).get(name, ()),
         )
         if failures:  # the seeds that are left are a selection
             note = f"{len(failures)} of {len(samples) + len(failures)} seeds failed"
@@ -261,7 +269,7 @@ def _without_nan(x: Any) -> Any:
 
 
 def _row_from_json(row: dict[str, Any]) -> Row:
-    numbers = [f.name for f in dataclasses.fields(Row) if f.type == "float"]
+    numbers = [f.name for f in dataclasses.fields(Row) if f.type == "float" and f.name in row]
     plain = {name: math.nan if row[name] is None else row[name] for name in numbers}
     return Row(**{**row, **plain, "element": tuple(row["element"])})
 

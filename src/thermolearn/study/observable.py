@@ -68,6 +68,8 @@ class Row:
         ``"agrees"``, ``"DISAGREES"`` or ``"cannot tell"``.
     note : str
         Why it cannot be told, or what the verdict stands on.
+    point : float
+        Where on its axis the element is, as ABOUT["points"] says; NaN where it does not.
     """
 
     observable: str
@@ -84,13 +86,20 @@ class Row:
     detectable: float
     verdict: str
     note: str = ""
+    point: float = math.nan
+
+    @property
+    def by_allowance(self) -> bool:
+        """Whether it agrees only thanks to the finite-size allowance."""
+        return self.verdict == AGREES and abs(self.z) > self.threshold
 
     @property
     def label(self) -> str:
-        """overlap, or density[eigenvalue 3]."""
+        """overlap, or density[eigenvalue 3]; the number is the index unless there is a `point`."""
         if not self.element:
             return self.observable
-        place = ",".join(map(str, self.element))
+        known = not math.isnan(self.point)
+        place = f"{self.point:g}" if known else ",".join(map(str, self.element))
         return f"{self.observable}[{self.axis + ' ' if self.axis else ''}{place}]"
 
 
@@ -116,6 +125,7 @@ def judge_observable(
     axis: str | None = None,
     scale: float = 0.0,
     exact: bool = False,
+    points: Sequence[float] = (),
 ) -> Row:
     """Hold samples of the shape of a prediction, one per seed, against it.
 
@@ -135,16 +145,21 @@ def judge_observable(
     exact : bool
         The simulation has no noise. A number that is the same in all seeds, and differs from
         theory, is then a disagreement; otherwise its error is not known.
+    points : sequence of float
+        Where on the axis the elements of an array of one axis are.
 
     Raises
     ------
     ValueError
-        No samples, an array without elements, shapes that differ, a bad allowance.
+        No samples, an array without elements, shapes that differ, a bad allowance, or another
+        number of points than elements.
     """
     values = _values(name, predicted, samples)
     if not (math.isfinite(allowance) and allowance >= 0):
         raise ValueError(f"the allowance of {name} must be finite and >= 0, got {allowance!r}")
     n, size = len(values), values[0].size
+    if len(points) and values[0].shape != (len(points),):
+        raise ValueError(f"{name} of shape {values[0].shape} has {len(points)} points in ABOUT")
     t = threshold(n, size)
     x = _differences(values, predicted, samples, allowance, exact)
     both = np.hypot(x.stderr, x.theory_stderr)
@@ -177,6 +192,7 @@ def judge_observable(
         detectable=detectable,
         verdict=verdict,
         note=note,
+        point=float(points[element[0]]) if len(points) else math.nan,
     )
 
 
