@@ -19,6 +19,7 @@ from thermolearn.systems.sampling.metropolis import (
     harmonic,
     simulate,
     simulate_metropolis,
+    tune_step,
 )
 from thermolearn.systems.sampling.metropolis.relaxation import slowest_eigenvalue
 
@@ -316,3 +317,44 @@ def test_jumps_that_do_not_sample():
     with pytest.raises(ValueError, match="not symmetric"):
         simulate_metropolis(normal, 0.0, lopsided, 100)
     simulate_metropolis(normal, 0.0, lambda rng, shape: rng.standard_cauchy(shape), 100)
+
+
+class Impatient:
+    """A density at whose k-th evaluation Ctrl-C is pressed."""
+
+    def __init__(self, patience: int):
+        self.left = patience
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return normal(x) if x.ndim == 1 else normal(x).sum(1)
+
+
+def test_an_interrupted_run_is_the_shorter_run():
+    def moments(steps: int, density):
+        return simulate_metropolis(
+            density, 0.5, UniformJump(2.0), steps, 32, 3, every=4,
+            observables={"x2": lambda x: x * x}, keep=True,
+        )  # fmt: skip
+
+    # the start takes one evaluation, and each step one
+    cut, whole = moments(1000, Impatient(1 + 90)), moments(90, normal)
+    assert cut.steps == 90
+    assert cut.acceptance.status == cut.esjd.status == "interrupted"
+    assert "90 of 1000" in cut.acceptance.note
+    assert float(cut.acceptance) == float(whole.acceptance)
+    assert float(cut.esjd) == float(whole.esjd)
+    assert (cut.longest_rejection == whole.longest_rejection).all()
+    assert (cut.last == whole.last).all()
+    assert cut.x.shape == (22, 32, 1)
+    assert (cut.x == whole.x).all()
+    assert (cut.observables["x2"] == whole.observables["x2"]).all()
+    with pytest.raises(KeyboardInterrupt):  # nothing is finished
+        moments(1000, Impatient(1))
+
+
+def test_interrupted_pilot_runs_choose_no_jump():
+    with pytest.raises(KeyboardInterrupt):
+        tune_step(log_prob=Impatient(500), x0=[0.0, 0.0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,8 @@ class MetropolisRun:
     log_prob : ndarray (n, walkers) or None
         ln p there.
     steps : int
-        Steps after the burn-in.
+        Steps after the burn-in; fewer than asked for after Ctrl-C, when acceptance and esjd have
+        the status "interrupted".
     """
 
     acceptance: Estimate
@@ -153,30 +154,55 @@ def simulate_metropolis(
     wanted = dict(observables or {})
     found: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     kept, height = [], []
-    chance, jumped = np.empty((2, steps)), np.zeros((2, walkers))
-    standing = np.zeros((2, walkers), dtype=np.int64)  # now, and the longest
-    for n in track(range(steps), "Metropolis steps"):
-        step = next(chain)
-        x, weighted = step.x, step.chance * step.jump2
-        chance[:, n] = step.chance.mean(), weighted.mean()
-        jumped += step.chance, weighted
-        standing[0] = np.where(step.accepted, 0, standing[0] + 1)
-        np.maximum(standing[1], standing[0], out=standing[1])
-        if (n + 1) % every == 0:
-            for name, f in wanted.items():
-                found[name].append(_checked(f(_seen(x)), walkers, name))
-            if keep:
-                kept.append(x)
-                height.append(step.log_prob)
+    chance = np.empty((2, steps))
+    # sums of each walker, its rejections in a row now and at most, steps done: replaced together,
+    # so that an interrupt leaves them those of whole steps
+    tally = (np.zeros((2, walkers)), np.zeros(walkers, np.int64), np.zeros(walkers, np.int64), 0)
+    try:
+        for n in track(range(steps), "Metropolis steps"):
+            step = next(chain)
+            weighted = step.chance * step.jump2
+            chance[:, n] = step.chance.mean(), weighted.mean()
+            if (n + 1) % every == 0:
+                for name, f in wanted.items():
+                    found[name].append(_checked(f(_seen(step.x)), walkers, name))
+                if keep:
+                    kept.append(step.x)
+                    height.append(step.log_prob)
+            standing = np.where(step.accepted, 0, tally[1] + 1)
+            longest = np.maximum(tally[2], standing)
+            x, tally = step.x, (tally[0] + [step.chance, weighted], standing, longest, n + 1)
+    except KeyboardInterrupt:
+        if not tally[-1]:
+            raise
+    jumped, _, longest, done = tally
+    rows = done // every
+    averages = [_average(a[:done], b / done) for a, b in zip(chance, jumped, strict=True)]
+    if done < steps:
+        note = f"interrupted after {done} of {steps} steps"
+        averages = [replace(a, status="interrupted", note=note) for a in averages]
     return MetropolisRun(
-        *(_average(along, each / steps) for along, each in zip(chance, jumped, strict=True)),
-        longest_rejection=standing[1],
+        *averages,
+        longest_rejection=longest,
         last=x,
-        observables={name: np.array(rows).reshape(-1, walkers) for name, rows in found.items()},
-        x=np.array(kept).reshape(-1, *x.shape) if keep else None,
-        log_prob=np.array(height).reshape(-1, walkers) if keep else None,
-        steps=steps,
+        observables={n: np.array(r[:rows]).reshape(-1, walkers) for n, r in found.items()},
+        x=np.array(kept[:rows]).reshape(-1, *x.shape) if keep else None,
+        log_prob=np.array(height[:rows]).reshape(-1, walkers) if keep else None,
+        steps=done,
     )
+
+
+def finished(run: MetropolisRun) -> MetropolisRun:
+    """The run; Ctrl-C goes on where a part of it is of no use.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        It was interrupted.
+    """
+    if run.acceptance.status == "interrupted":
+        raise KeyboardInterrupt
+    return run
 
 
 def chains(

@@ -16,6 +16,7 @@ from thermolearn.core.estimate import Estimate
 from thermolearn.systems.sampling.metropolis.chain import (
     Function,
     MetropolisRun,
+    finished,
     simulate_metropolis,
 )
 
@@ -43,16 +44,11 @@ def watched_run(
     """A run whose observables are the coordinates, \\|x\\|^2 in units of the covariance about a
     center (that of the start), and ln p; `root` multiplies the jumps. A fifth more steps come
     first, unless the center of a run that is continued is given."""
-    run = simulate_metropolis(
-        log_prob,
-        x,
-        jump,
-        steps,
-        len(x),
-        seed,
-        scale=root,
-        keep=True,
-        burn=steps // 5 if center is None else 0,
+    burn = steps // 5 if center is None else 0
+    run = finished(
+        simulate_metropolis(
+            log_prob, x, jump, steps, len(x), seed, scale=root, keep=True, burn=burn
+        )
     )
     assert run.x is not None and run.log_prob is not None
     z = (run.x - (x.mean(0) if center is None else center)) @ np.linalg.inv(root).T

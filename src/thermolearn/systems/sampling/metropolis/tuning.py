@@ -23,6 +23,7 @@ from thermolearn.core.progress import track
 from thermolearn.systems.sampling.metropolis.chain import (
     Function,
     MetropolisRun,
+    finished,
     simulate_metropolis,
     starts,
 )
@@ -156,6 +157,8 @@ def tune_step(
         Neither or both of potential and log_prob; arguments out of range.
     ConvergenceError
         No length was found at which a pilot chain moves.
+    KeyboardInterrupt
+        Ctrl-C: a part of the pilot runs chooses no length.
 
     Warns
     -----
@@ -287,8 +290,10 @@ def _covariance_root(
     for stage in range(STAGES):
         length, x = _moving_length(log_prob, x, family, root, seeds.pop())
         jump = FAMILIES[family](length)
-        run = simulate_metropolis(
-            log_prob, x, jump, steps, walkers, seeds.pop(), scale=root, every=10, keep=True
+        run = finished(
+            simulate_metropolis(
+                log_prob, x, jump, steps, walkers, seeds.pop(), scale=root, every=10, keep=True
+            )
         )
         x = run.last
         assert run.x is not None
@@ -315,7 +320,8 @@ def _moving_length(
     length, factor, last = 2.0 / math.sqrt(x.shape[1]), 4.0, 0
     for k in range(80):
         jump = FAMILIES[family](length)
-        run = simulate_metropolis(log_prob, x, jump, 20, len(x), (seed + k) % 2**62, scale=root)
+        own = (seed + k) % 2**62
+        run = finished(simulate_metropolis(log_prob, x, jump, 20, len(x), own, scale=root))
         x, a = run.last, float(run.acceptance)
         if 0.2 <= a <= 0.5:
             return length, x
