@@ -26,9 +26,8 @@ from thermolearn.systems.training.sgd_noise.losses import Loss, as_loss
 from thermolearn.systems.training.sgd_noise.matched_modes import FINITE, Modes, Sample
 from thermolearn.systems.training.sgd_noise.schedules import Schedule, check_schedule
 from thermolearn.systems.training.sgd_noise.temperature import (
-    check_window,
-    fdt_temperature,
-    virial_temperature,
+    check_method,
+    theory_temperature,
 )
 
 if TYPE_CHECKING:
@@ -318,17 +317,15 @@ class MatchedResult:
         ValueError
             An unknown method, a window or lag outside the run, or a single run.
         """
-        if method not in ("fdt", "virial"):
-            raise ValueError(f"method must be 'fdt' or 'virial', got {method!r}")
+        check_method(method)
         if self.solution.runs < 2:
             raise ValueError(
                 "a temperature needs runs >= 2 for its errors: call .dmft(..., runs=4)"
             )
-        C, rate = self.solution.per_run["C"], self.schedule.rate
-        window, noisy = check_window(window, C.shape[1] - 1), self.schedule.batch_fraction < 1
-        if method == "virial":
-            return self._flagged(virial_temperature(C, rate, window, noisy))
-        found = fdt_temperature(C, self.solution.per_run["R"], rate, window, lag, noisy)
+        C, R = self.solution.per_run["C"], self.solution.per_run["R"]
+        found = theory_temperature(C, R, self.schedule, window, method, lag)
+        if isinstance(found, Estimate):
+            return self._flagged(found)
         names = ("t_fast", "t_slope", "t_glob")
         return replace(found, **{name: self._flagged(getattr(found, name)) for name in names})
 

@@ -22,10 +22,8 @@ from thermolearn.systems.training.sgd_noise.storage import (
     fingerprint,
 )
 from thermolearn.systems.training.sgd_noise.temperature import (
-    check_window,
-    fdt_temperature,
     integrated_response,
-    virial_temperature,
+    theory_temperature,
 )
 
 if TYPE_CHECKING:
@@ -183,15 +181,8 @@ class DMFTResult:
         ----------
         F. Mignacco, P. Urbani, arXiv:2112.10852; S. Yaida, arXiv:1810.00004.
         """
-        if method not in ("fdt", "virial"):
-            raise ValueError(f"method must be 'fdt' or 'virial', got {method!r}")
-        C, rate = self.per_run["C"], self.schedule.rate
-        window, noisy = check_window(window, self.steps), self.schedule.batch_fraction < 1
-        if method == "virial":
-            return virial_temperature(C, rate, window, noisy)
-        if len(C) < 2:
-            raise ValueError("method 'fdt' needs runs >= 2 for its errors: call .dmft(..., runs=4)")
-        return fdt_temperature(C, self.per_run["R"], rate, window, lag, noisy)
+        C, R = self.per_run["C"], self.per_run["R"]
+        return theory_temperature(C, R, self.schedule, window, method, lag)
 
     def resume(self, steps: int = 0) -> DMFTResult:
         """The same run `steps` further, with the bits of one longer run; 0 completes what was

@@ -15,6 +15,7 @@ from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.noise.response import EffectiveTemperature
 from thermolearn.systems.training.sgd_noise.schedules import Schedule
 from thermolearn.systems.training.sgd_noise.temperature import (
+    check_method,
     check_window,
     half_msd,
     judged,
@@ -162,8 +163,7 @@ class SimulationResult:
             An unknown method, a window or lag outside of what was simulated, or "fdt" of a single
             seed.
         """
-        if method not in ("fdt", "virial"):
-            raise ValueError(f"method must be 'fdt' or 'virial', got {method!r}")
+        check_method(method)
         C, rate = self.per_seed["C"], self.schedule.rate
         noisy = self.schedule.batch_fraction < 1
         if method == "virial":

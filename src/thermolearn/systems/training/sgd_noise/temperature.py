@@ -11,6 +11,7 @@ from scipy import stats
 from thermolearn.core.checks import whole
 from thermolearn.core.estimate import Estimate, mean_estimate
 from thermolearn.measure.noise.response import EffectiveTemperature, temperature_from_curves
+from thermolearn.systems.training.sgd_noise.schedules import Schedule
 
 SIGMAS, DRIFT = 4.0, 0.05  # a window moves beyond so many errors, or beyond this share
 LAGS = 5  # the fewest of which a slope is taken
@@ -49,6 +50,31 @@ def check_window(window: tuple[int, int] | None, steps: int) -> tuple[int, int]:
             f"run, got ({first}, {last})"
         )
     return first, last
+
+
+def check_method(method: str) -> None:
+    """Whether temperatures are measured in that way."""
+    if method not in ("fdt", "virial"):
+        raise ValueError(f"method must be 'fdt' or 'virial', got {method!r}")
+
+
+def theory_temperature(
+    C: np.ndarray,
+    R: np.ndarray,
+    schedule: Schedule,
+    window: tuple[int, int] | None,
+    method: str,
+    lag: int | None,
+) -> EffectiveTemperature | Estimate:
+    """`fdt_temperature` or `virial_temperature` of the runs of a mean-field theory."""
+    check_method(method)
+    rate, noisy = schedule.rate, schedule.batch_fraction < 1
+    window = check_window(window, C.shape[1] - 1)
+    if method == "virial":
+        return virial_temperature(C, rate, window, noisy)
+    if len(C) < 2:
+        raise ValueError("method 'fdt' needs runs >= 2 for its errors: call .dmft(..., runs=4)")
+    return fdt_temperature(C, R, rate, window, lag, noisy)
 
 
 def fdt_temperature(
